@@ -1,0 +1,1 @@
+"""The artist half: Maya shelf, dialog and bake."""

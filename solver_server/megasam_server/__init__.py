@@ -1,0 +1,1 @@
+"""The solver: plates in, cameras, depth and masks out."""
