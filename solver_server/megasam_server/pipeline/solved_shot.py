@@ -8,27 +8,8 @@ import numpy as np
 from megasam_shared.quality import Quality
 
 from megasam_server.geometry.camera import CameraPath
+from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.media.plate import PlateInfo
-
-
-@dataclass(frozen=True)
-class PointCloud:
-    """Solved static points and where they were seen.
-
-    Attributes:
-        xyz: world positions, float64 [P,3], OpenCV axes.
-        rgb: colours, uint8 [P,3].
-        error_px: RMS reprojection error of each point, plate pixels, float64 [P].
-        seen_point, seen_frame: indices of point and frame of each observation, int64 [M].
-        seen_xy: observed plate pixels, centres at integers, float64 [M,2].
-    """
-
-    xyz: np.ndarray
-    rgb: np.ndarray
-    error_px: np.ndarray
-    seen_point: np.ndarray
-    seen_frame: np.ndarray
-    seen_xy: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""What stage 3, camera tracking, hands to the later stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from megasam_shared.quality import FocalProfile, Notice
+
+from megasam_server.geometry.camera import CameraPath
+from megasam_server.geometry.point_cloud import PointCloud
+
+
+@dataclass(frozen=True)
+class TrackingSolution:
+    """A camera for every frame and the static points that hold it. Everything in plate pixels.
+
+    Attributes:
+        cameras: N cameras; the world is the first camera.
+        points: static points with their observations; empty for a tripod shot.
+        model: ``perspective``, or ``tripod`` when rotation alone explains the shot.
+        focal_given: the focal length was known and held.
+        focal_profile: None when the focal length was given.
+        rms_px: RMS reprojection error of the static tracks.
+        per_frame_rms_px: [N], NaN where a frame sees no static track.
+        per_frame_tracks: [N] static tracks seen.
+        coverage: mean share of 8x8 picture cells that hold a static track.
+        median_track_length: frames, median over the static tracks.
+        interpolated: bool [N], pose was filled in between neighbours and not measured.
+        warnings: for the artist.
+    """
+
+    cameras: CameraPath
+    points: PointCloud
+    model: Literal["perspective", "tripod"]
+    focal_given: bool
+    focal_profile: FocalProfile | None
+    rms_px: float
+    per_frame_rms_px: np.ndarray
+    per_frame_tracks: np.ndarray
+    coverage: float
+    median_track_length: float
+    interpolated: np.ndarray
+    warnings: list[Notice]
