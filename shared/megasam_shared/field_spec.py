@@ -1,4 +1,4 @@
-"""What one setting may be: the part of the settings table that the command line and the dialog read."""
+"""What one setting may be, as the command line and the dialog read it."""
 
 from __future__ import annotations
 

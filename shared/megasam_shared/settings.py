@@ -1,8 +1,8 @@
 """Everything an artist can set about a solve, and the three presets.
 
 The table is the class itself: each field of :class:`SolveSettings` carries a
-:class:`~megasam_shared.field_spec.FieldSpec` (:data:`FIELDS`), from which the command line, the dialog
-and the documentation take label, unit, range and text.
+:class:`~megasam_shared.field_spec.FieldSpec` (:data:`FIELDS`), from which the command line, the
+dialog and the documentation take label, unit, range and text.
 """
 
 from __future__ import annotations
@@ -104,12 +104,13 @@ def _preset_setting(kind: Kind, label: str, doc: str, **spec: Any) -> Any:
 class SolveSettings:
     """Settings of one solve, always valid: construction checks every value.
 
-    A field that belongs to the preset may be None on construction and then takes the preset's value,
-    so ``SolveSettings(quality_preset="fast")`` is the Fast preset; on a finished object it is never None.
+    A field that belongs to the preset may be None on construction and then takes the preset's
+    value, so ``SolveSettings(quality_preset="fast")`` is the Fast preset; on a finished object it
+    is never None.
 
     Raises:
-        MegasamError: ``setting_wrong_type``, ``setting_unknown_choice``, ``setting_out_of_range`` or,
-            for two settings that contradict each other, ``setting_conflict``.
+        MegasamError: ``setting_wrong_type``, ``setting_unknown_choice``, ``setting_out_of_range``
+            or, for two settings that contradict each other, ``setting_conflict``.
     """
 
     coordinate_system: str = _setting(
@@ -181,7 +182,7 @@ class SolveSettings:
     engine: str = _setting(
         "choice",
         "Engine",
-        "megasam needs checkpoints and a GPU, classical needs neither; auto takes the better one that runs.",
+        "megasam needs checkpoints, classical needs none; auto takes the better one that can run.",
         "auto",
         choices=ENGINES,
     )
@@ -209,7 +210,7 @@ class SolveSettings:
     depth_chunk_size: int = _preset_setting(
         "int",
         "Depth chunk",
-        "Frames that the mono depth network takes at once: more is faster and needs more GPU memory.",
+        "Frames that the mono depth network takes at once: more is faster, and needs more memory.",
         unit="frames",
         minimum=1,
         maximum=16,
@@ -226,7 +227,7 @@ class SolveSettings:
     tracking_resolution: int = _preset_setting(
         "int",
         "Tracking resolution",
-        "Tracking works on as many pixels as a 4:3 picture of this height has, in the plate's aspect.",
+        "Tracking sees as many pixels as a 4:3 picture of this height has, in the plate's aspect.",
         unit="px",
         minimum=160,
         maximum=960,
@@ -321,7 +322,7 @@ class SolveSettings:
         return cls(quality_preset=preset, **overrides)
 
     def with_preset(self, preset: str) -> SolveSettings:
-        """These settings at another preset; what was set away from the old preset stays as it is."""
+        """These settings at another preset; what differs from the old preset stays as it is."""
         old_values = PRESETS[self.quality_preset].values
         follow_preset = {n: None for n, value in old_values.items() if getattr(self, n) == value}
         return replace(self, quality_preset=preset, **follow_preset)
@@ -332,7 +333,7 @@ class SolveSettings:
         return bool(self.focal_length_px or self.focal_mm)
 
     def focal_px_at(self, plate_width: int) -> float:
-        """Focal length in pixels of a plate ``plate_width`` pixels wide; 0 when it is to be estimated."""
+        """Focal length in pixels of a plate ``plate_width`` pixels wide; 0 means estimate it."""
         if self.focal_mm:
             return self.focal_mm * plate_width / self.film_back_mm
         return self.focal_length_px
@@ -350,8 +351,8 @@ class SolveSettings:
     def from_map(cls, data: Mapping[str, Any]) -> SolveSettings:
         """Settings from a map that came from a file or over the wire.
 
-        Unknown keys are ignored (a newer client may send more), missing ones take their default or the
-        preset's value; a wrong type, an unknown choice or a value out of range is an error.
+        Unknown keys are ignored (a newer client may send more), missing ones take their default or
+        the preset's value; a wrong type, an unknown choice or a value out of range is an error.
         """
         if not isinstance(data, Mapping):
             raise MegasamError(
