@@ -3,30 +3,36 @@
 What the entries mean in each ``coordinate_system``:
 
 - ``matrix_c2w``: per frame a 4x4 list of rows, camera to world, acting on columns (position = last
-  column). "maya": world Y-up, camera looks along its -Z. "blender": world Z-up, camera looks along its
-  -Z; the first camera, when it is the identity of the solver's world, looks along +Y. "opencv": world
-  and camera x right, y down, z forward.
-- ``rotations[i]``: ``tx, ty, tz`` is that last column, so it depends on the system. ``pan, tilt, roll``
-  (radians) do not: they always describe the turn of the camera as seen in a Y-up world, unwrapped over
-  time, +pan looks left, +tilt looks up, +roll turns the up vector towards -X. As matrices:
+  column). "maya": world Y-up, camera looks along its -Z. "blender": world Z-up, camera looks along
+  its -Z; where the solver's world has the identity, it looks along +Y. "opencv": world and camera
+  x right, y down, z forward.
+- ``rotations[i]``: ``tx, ty, tz`` is that last column, so it depends on the system. ``pan, tilt,
+  roll`` (radians) do not: they always describe the turn of the camera as seen in a Y-up world,
+  unwrapped over time; +pan looks left, +tilt looks up, +roll turns the up vector towards -X. As
+  matrices:
 
       maya     R = Ry(pan) Rx(tilt) Rz(roll)               rotate order zxy
-      blender  R = Rz(pan) Rx(90 deg + tilt) Rz(roll)      none of Blender's Euler modes writes this
-                                                           with roll: use matrix_c2w there
+      blender  R = Rz(pan) Rx(90 deg + tilt) Rz(roll)      Blender's Euler mode XYZ with
+                                                           (90 deg + tilt, 0, pan) while roll is 0;
+                                                           no Euler mode with roll: use matrix_c2w
       opencv   R = Ry(-pan) Rx(tilt) Rz(-roll)
 
 - ``per_frame[i]``: the same with ``pan, tilt, roll`` in degrees, for readers that expect degrees.
 - ``focal_length_px_per_frame``, ``principal_point`` [cx, cy]: plate pixels, square, corners at
-  integers: the centre of the picture is (W/2, H/2). ``focal_length_px`` is the median over the frames.
+  integers: the centre of the picture is (W/2, H/2). ``focal_length_px`` is the frames' median.
 - Lengths are metres where ``scale_is_metric``, else arbitrary (``units_length`` says which); never
   centimetres: a client scales when it applies.
 - ``frame`` counts from 0; ``frame_numbers[i]`` is that frame's number in the plate's file names.
+- ``usable`` is false where no client may bake the camera without being told to.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from operator import index
 from statistics import median
 from typing import Any
 
@@ -51,6 +57,8 @@ UNITS_LENGTH = {True: "metres", False: "arbitrary"}
 _ROTATION_TOLERANCE = 1e-5
 # Relative to the size of the numbers compared.
 _POSITION_TOLERANCE = 1e-6
+# Rounding of the change of axes, in solver units.
+_STANDING_STILL = 1e-9
 
 
 def build_extrinsics(
@@ -88,30 +96,31 @@ def build_extrinsics(
         MegasamError: ``extrinsics_invalid`` when the solve is not fit to be written down: numbers
             that are not finite, lists of different lengths, matrices that are no rotations.
     """
-    _check_poses(world_from_cam)
+    poses = [[[float(value) for value in row] for row in pose] for pose in world_from_cam]
+    _check_poses(poses)
     if principal_point is None:
         principal_point = (width / 2, height / 2)
-    matrices = [camera_from_opencv(pose, coordinate_system) for pose in world_from_cam]
+    matrices = [camera_from_opencv(pose, coordinate_system) for pose in poses]
     path = camera_angles_over_time(matrices, coordinate_system)
     positions = [position_of(matrix) for matrix in matrices]
     focals = [float(focal) for focal in focal_px]
     extrinsics = {
         "num_frames": len(matrices),
-        "image_width": width,
-        "image_height": height,
+        "image_width": index(width),
+        "image_height": index(height),
         "source": source,
         "solving_method": solving_method,
         "status": status,
-        "usable": usable and source != FALLBACK_SOURCE,
+        "usable": bool(usable) and source != FALLBACK_SOURCE,
         "coordinate_system": coordinate_system,
         "units": ANGLE_UNITS,
-        "units_length": UNITS_LENGTH[scale_is_metric],
-        "scale_is_metric": scale_is_metric,
+        "units_length": UNITS_LENGTH[bool(scale_is_metric)],
+        "scale_is_metric": bool(scale_is_metric),
         "rotate_order": ROTATE_ORDER,
         "angle_sign": ANGLE_SIGN,
-        "has_translation": any(position != positions[0] for position in positions),
+        "has_translation": any(math.dist(p, positions[0]) > _STANDING_STILL for p in positions),
         "fps": float(fps),
-        "frame_numbers": [int(number) for number in frame_numbers],
+        "frame_numbers": [index(number) for number in frame_numbers],
         "focal_length_px": median(focals) if focals else math.nan,
         "focal_length_px_per_frame": focals,
         "principal_point": [float(c) for c in principal_point],
@@ -144,9 +153,9 @@ def _position_entry(position: Sequence[float]) -> dict[str, float]:
 def validate_extrinsics(extrinsics: Any) -> None:
     """Check a CAMERA_EXTRINSICS map, for instance one that came over the wire, before it is used.
 
-    Checked are the types, that every number is finite, that all lists have ``num_frames`` entries, that
-    the matrices are rigid poses, and that angles, degrees and positions say what the matrices say.
-    Unknown keys are ignored.
+    Checked are the types, that every number is finite, that all lists have ``num_frames`` entries,
+    that the matrices are rigid poses, and that angles, degrees and positions say what the matrices
+    say. Unknown keys are ignored.
 
     Raises:
         MegasamError: ``extrinsics_invalid``, naming the entry, the frame and what is wrong.
@@ -208,19 +217,18 @@ def _check_lens(extrinsics: Mapping, num_frames: int) -> None:
 
 
 def _check_frame_numbers(numbers: Sequence) -> None:
-    for index, number in enumerate(numbers):
+    for number in numbers:
         if not _is_int(number):
-            raise _invalid(f"frame_numbers[{index}] is {number!r}, not a whole number")
-        if index and number <= numbers[index - 1]:
-            raise _invalid(
-                f"frame_numbers[{index}] = {number} does not follow {numbers[index - 1]}"
-            )
+            raise _invalid(f"frame_numbers holds {number!r}, not a whole number")
+    for number, following in pairwise(numbers):
+        if following <= number:
+            raise _invalid(f"frame_numbers go from {number} to {following}, not upwards")
 
 
 def _check_poses(poses: Sequence[Matrix]) -> None:
     for frame, pose in enumerate(poses):
         where = f"the pose of frame index {frame}"
-        if len(pose) != 4 or any(not _is_sized(row) or len(row) != 4 for row in pose):
+        if not _is_list_of(4, pose) or not all(_is_list_of(4, row) for row in pose):
             raise _invalid(f"{where} is not 4x4")
         if not all(_is_number(value) for row in pose for value in row):
             raise _invalid(f"{where} holds something that is not a finite number")
@@ -282,8 +290,8 @@ def _list(extrinsics: Mapping, key: str, length: int) -> Sequence:
     return value
 
 
-def _is_sized(value: Any) -> bool:
-    return hasattr(value, "__len__")
+def _is_list_of(length: int, value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == length
 
 
 def _is_int(value: Any) -> bool:
@@ -291,7 +299,9 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number; also False for a whole number too large for a float."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max
 
 
 def _invalid(what: str) -> MegasamError:
