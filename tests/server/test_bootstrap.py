@@ -1,7 +1,7 @@
-"""``python3 -m solver_server``: makes, keeps and repairs its environment, and passes commands through.
+"""``python3 -m solver_server``: makes, keeps and repairs its environment; passes commands through.
 
-A tiny project stands in for ours (its build backend is in the checkout, so nothing is downloaded); the
-bootstrap, the environment, pip and the processes are real.
+A tiny project stands in for ours (its build backend is in the checkout, so nothing is downloaded);
+the bootstrap, the environment, pip and the processes are real.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ CLI = """
 import json, os, sys, time
 
 def main():
-    print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "path": os.environ.get("PYTHONPATH")}))
+    path = os.environ.get("PYTHONPATH")
+    print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "path": path}))
     sys.stdout.flush()
     if sys.argv[1] == "wait":
         try:
