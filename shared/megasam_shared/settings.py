@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from megasam_shared.coordinates import COORDINATE_SYSTEMS
 from megasam_shared.errors import MegasamError
 from megasam_shared.field_spec import FieldSpec, Kind
+from megasam_shared.film_back import focal_px_from_mm
 
-COORDINATE_SYSTEMS = ("maya", "blender", "opencv")
 ENGINES = ("auto", "megasam", "classical")
 
 
@@ -300,8 +301,8 @@ class SolveSettings:
         if self.focal_mm and self.focal_length_px:
             raise MegasamError(
                 "setting_conflict",
-                f"focal_length_px = {self.focal_length_px:g} and focal_mm = {self.focal_mm:g}: "
-                "the focal length is given twice.",
+                f"focal_length_px = {self.focal_length_px:g}, focal_mm = {self.focal_mm:g} and "
+                f"film_back_mm = {self.film_back_mm:g}: the focal length is given twice.",
                 "Give it in pixels, or in millimetres with the film back width.",
             )
 
@@ -335,7 +336,7 @@ class SolveSettings:
     def focal_px_at(self, plate_width: int) -> float:
         """Focal length in pixels of a plate ``plate_width`` pixels wide; 0 means estimate it."""
         if self.focal_mm:
-            return self.focal_mm * plate_width / self.film_back_mm
+            return focal_px_from_mm(self.focal_mm, self.film_back_mm, plate_width)
         return self.focal_length_px
 
     @property
