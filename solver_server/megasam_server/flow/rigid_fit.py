@@ -98,7 +98,10 @@ def _fit_one(
         right += np.einsum("m,mak,ma->k", w_two, jacobian, residual)
         # Neighbouring flow vectors share their error: 1/10 of them count as independent.
         prior = 10 * scale**2 / TURN_PRIOR**2
-        turn = turn + np.linalg.solve(normal + prior * np.eye(3), right - prior * turn)
+        step = np.linalg.solve(normal + prior * np.eye(3), right - prior * turn)
+        turn = turn + step
+        if np.abs(step).max() < 1e-5:
+            break
     return turn, scale
 
 
@@ -109,7 +112,7 @@ def fit_rigid(
     frames: DenseFrames,
     report: Callable[[int], None],
 ) -> RigidFit:
-    """Fit every pair.
+    """Fit every edge of the store; both directions share one result.
 
     Args:
         cameras: at the store's size.
@@ -121,15 +124,19 @@ def fit_rigid(
     x, y = np.broadcast_arrays(x, y)
     pixels = np.stack([x[::GRID, ::GRID].ravel(), y[::GRID, ::GRID].ravel()])
     turns, sigmas = np.zeros((len(store.pairs), 3)), np.full(len(store.pairs), np.nan)
-    for p, (i, j) in enumerate(store.pairs):
+    for p in range(0, len(store.pairs), 2):
+        i, j = store.pairs[p]
         seen = pixels + store.flow(p)[:, ::GRID, ::GRID].reshape(2, -1)
         trust = store.trust(p)[::GRID, ::GRID].ravel()
         left_out = frames.left_out(int(i))
         if left_out is not None:
             trust = np.where(left_out[::GRID, ::GRID].ravel(), 0, trust)
         limits = inverse_depth_limits(near_inverse_depth[i])
-        turns[p], sigmas[p] = _fit_one(cameras, i, j, pixels, seen, trust, limits)
-        report(int(min(i, j)) + 1)
+        turns[p], sigmas[p : p + 2] = _fit_one(cameras, i, j, pixels, seen, trust, limits)
+        # (exp(w) R)^-1 = exp(-R^T w) R^T: the way back needs the same turn, seen from camera i.
+        j_from_i = cameras.world_from_cam[j, :3, :3].T @ cameras.world_from_cam[i, :3, :3]
+        turns[p + 1] = -j_from_i.T @ turns[p]
+        report(int(i) + 1)
     steps = np.abs(store.pairs[:, 1] - store.pairs[:, 0])
     for group in (steps == 1, steps > 1):
         known = sigmas[group & np.isfinite(sigmas)]
