@@ -104,6 +104,10 @@ def test_identity_cameras_of_a_fallback_are_never_usable():
         validate_extrinsics(extrinsics)
 
 
+def test_a_failed_solve_is_marked_as_not_usable():
+    assert solved(usable=False)["usable"] is False
+
+
 def test_numpy_arrays_are_taken_and_plain_types_come_out():
     np = pytest.importorskip("numpy")
     poses = np.tile(np.eye(4, dtype=np.float32), (3, 1, 1))
