@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from megasam_shared.rotations import quaternion_xyzw_from_rotation
 
 from megasam_server.geometry.camera import CameraPath
 
@@ -16,7 +16,7 @@ def write_poses_tum(path: Path, cameras: CameraPath) -> None:
     Camera to world, OpenCV axes, world units; ``index`` is the position in the plate from 0 (not
     the frame number), where the benchmark's own files have seconds.
     """
-    quaternions_xyzw = Rotation.from_matrix(cameras.world_from_cam[:, :3, :3]).as_quat()
+    quaternions_xyzw = [quaternion_xyzw_from_rotation(pose) for pose in cameras.world_from_cam]
     rows = np.column_stack(
         [np.arange(len(cameras)), cameras.world_from_cam[:, :3, 3], quaternions_xyzw]
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from megasam_shared.file_names import safe_name
+
 FRAME_PADDING = 4
 
 
@@ -89,10 +91,15 @@ class ResultFolder:
         return self.root / "masks"
 
     def depth_image(self, plate_name: str, frame_number: int) -> Path:
-        return self.depth / f"{plate_name}.{frame_text(frame_number)}.exr"
+        return self.depth / _frame_file(plate_name, frame_number, "exr")
 
     def depth_preview_image(self, plate_name: str, frame_number: int) -> Path:
-        return self.depth_preview / f"{plate_name}.{frame_text(frame_number)}.png"
+        return self.depth_preview / _frame_file(plate_name, frame_number, "png")
 
     def mask_image(self, plate_name: str, frame_number: int) -> Path:
-        return self.masks / f"{plate_name}.{frame_text(frame_number)}.png"
+        return self.masks / _frame_file(plate_name, frame_number, "png")
+
+
+def _frame_file(plate_name: str, frame_number: int, suffix: str) -> str:
+    """Safe on every system: a plate found on Linux may be fetched to Windows."""
+    return safe_name(f"{plate_name}.{frame_text(frame_number)}.{suffix}")
