@@ -150,11 +150,12 @@ def _plate_cameras(shot: SolvedShot) -> list[PlateCamera]:
 
 
 def _best_points(points: PointCloud) -> np.ndarray:
-    """Indices of the points with the least error among those seen at least as long as most."""
+    """Indices of at most 300 points: those seen for long first, and of these the most exact."""
+    if not len(points.xyz):
+        return np.empty(0, np.int64)
     times_seen = np.bincount(points.seen_point, minlength=len(points.xyz))
-    long_seen = np.flatnonzero(times_seen >= np.median(times_seen)) if len(times_seen) else []
-    by_error = np.argsort(points.error_px[long_seen], kind="stable")
-    return np.asarray(long_seen, dtype=np.int64)[by_error[:MAX_LOCATORS]]
+    briefly_seen = times_seen < np.median(times_seen)
+    return np.lexsort((points.error_px, briefly_seen))[:MAX_LOCATORS]
 
 
 def _notes(shot: SolvedShot) -> str:

@@ -133,9 +133,8 @@ def test_fbx(tmp_path, any_shot):
 
 
 def usd_projection(stage: Usd.Stage) -> Callable[[np.ndarray, int], np.ndarray]:
-    camera = UsdGeom.Camera(stage.GetPrimAtPath("/sh010_plate_solve/camera"))
-
     def project(points: np.ndarray, frame: int) -> np.ndarray:
+        camera = UsdGeom.Camera(stage.GetPrimAtPath("/sh010_plate_solve/camera"))
         frustum = camera.GetCamera(frame).frustum
         matrix = frustum.ComputeViewMatrix() * frustum.ComputeProjectionMatrix()
         ndc = np.array([matrix.Transform(Gf.Vec3d(*point)) for point in points.tolist()])
@@ -176,9 +175,11 @@ def test_alembic(tmp_path, any_shot):
         row_vector = np.array([[matrix[i][j] for j in range(4)] for i in range(4)])
         local = np.c_[points, np.ones(len(points))] @ np.linalg.inv(row_vector)
         lens = camera.getSchema().getValue(at)
-        # The archive's own screen window: Alembic's reading of aperture, offset and focal length.
+        # Alembic's own reading of aperture, offset and focal length: a horizontal field of view
+        # in degrees, and the part of the plane that the picture shows, 1 = half that field.
         window = lens.getScreenWindow()
-        x, y = (local[:, :2] / -local[:, 2:3]).T
+        half_field = np.tan(np.radians(lens.getFieldOfView()) / 2)
+        x, y = (local[:, :2] / -local[:, 2:3] / half_field).T
         u = (x - window["left"]) / (window["right"] - window["left"])
         v = (window["top"] - y) / (window["top"] - window["bottom"])
         return np.stack([WIDTH * u, HEIGHT * v], axis=1)
