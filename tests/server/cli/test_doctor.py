@@ -1,0 +1,95 @@
+"""The report of ``megasam doctor``."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import sys
+from importlib import metadata
+
+import pytest
+from megasam_server.cli import doctor as doctor_module
+from megasam_server.cli.doctor import doctor, examine
+from megasam_server.pipeline import engines
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def by_name(checks):
+    return {check.name: check for check in checks}
+
+
+def test_this_machine_can_solve_and_the_report_names_versions(tmp_path, free_port, capsys):
+    assert doctor(tmp_path, free_port, as_json=True) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["can_solve"] is True
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["pycolmap"]["found"] == metadata.version("pycolmap")
+    assert checks["Engine (auto)"]["found"].startswith("classical")
+    assert checks["Picture formats"]["state"] == "ok"
+    assert checks["Movie codecs"]["state"] == "ok"
+
+
+def test_the_table_says_the_same_in_words(tmp_path, free_port, capsys):
+    assert doctor(tmp_path, free_port) == 0
+    said = capsys.readouterr().out
+    assert "A solve can run on this machine." in said
+    assert "pycolmap" in said
+
+
+def test_a_package_that_cannot_be_imported_is_a_lack_with_advice(
+    tmp_path, free_port, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    assert doctor(tmp_path, free_port) == 1
+    said = capsys.readouterr().out
+    assert "No solve can run on this machine: see pycolmap." in said
+    assert "megasam-maya[server]" in "".join(said.split())
+
+
+def test_a_busy_port_and_found_checkpoints_are_notes(tmp_path, monkeypatch):
+    (tmp_path / "model.pth").touch()
+    monkeypatch.setenv(engines.CHECKPOINTS_VARIABLE, str(tmp_path))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        checks = by_name(examine(tmp_path, port))
+    assert checks["Port"].state == "note"
+    assert "in use" in checks["Port"].found
+    assert "model.pth" in checks["Checkpoints"].found
+
+
+def test_a_jobs_folder_that_cannot_be_made_is_a_lack(tmp_path, free_port, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(doctor_module.tempfile, "TemporaryFile", refuse)
+    check = by_name(examine(tmp_path / "not" / "there", free_port))["Jobs folder"]
+    assert check.state == "lack"
+    assert "Permission denied" in check.found
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stands in for nvidia-smi with a shell script")
+@pytest.mark.parametrize(
+    ("script", "state", "found"),
+    [
+        ("echo 'GeForce, 8192 MiB, 7000 MiB, 550.1'", "ok", "presets: Fast"),
+        ("echo 'Failed to initialize NVML'; exit 9", "note", "Failed to initialize NVML"),
+    ],
+)
+def test_the_gpu_is_what_nvidia_smi_says(tmp_path, free_port, monkeypatch, script, state, found):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    check = by_name(examine(tmp_path, free_port))["GPU"]
+    assert check.state == state
+    assert found in check.found
