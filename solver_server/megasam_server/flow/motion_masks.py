@@ -7,10 +7,11 @@
    bears it out: where the static prediction matches the other frame as well as the flow does (walls
    without texture) there is no case. Pixels with texture and agreeing forward and backward flow vote
    louder, the others follow them along image edges.
-3. Votes are averaged with those of neighbouring frames along the flow, thresholded with hysteresis and
+3. Motion along the epipolar line shows only over longer times, see :mod:`see_through`.
+4. Votes are averaged with those of neighbouring frames along the flow, thresholded with hysteresis and
    cleaned of specks.
 
-Steps 1 to 3 work on every second pixel in both directions; the threshold on all.
+All but the threshold works on every second pixel in both directions.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.flow.guided_filter import GuidedFilter
 from megasam_server.flow.in_order import map_in_order
+from megasam_server.flow.rigid_depth import (
+    STRIDE,
+    RigidDepth,
+    RigidDepthStore,
+    structure_tensor,
+    texture_weight,
+    triangulate,
+    weigh_along_epipolar_lines,
+)
 from megasam_server.flow.rigid_fit import RigidFit, inverse_depth_limits
+from megasam_server.flow.see_through import contradictions
 from megasam_server.flow.sightings import FlowSighting, sightings_of_frame
 from megasam_server.geometry.camera import CameraPath
-from megasam_server.geometry.two_view import fit_inverse_depth, pixel_grid
-
-STRIDE = 2
+from megasam_server.geometry.two_view import pixel_grid
 
 TOLERANCE_SIGMA = 3.5
 """Remainder at which a pixel is as likely moving as not, in sigmas of the pair."""
@@ -38,27 +47,14 @@ TOLERANCE_SIGMA = 3.5
 PARALLAX_ERROR = 0.04
 """Flow is wrong by this share of the parallax where depths mix (edges, thin things)."""
 
-TEXTURE_GRADIENT = 3.0
-"""Gradient, grey levels per pixel in the worse direction, at which flow is half trusted."""
-
 GREY_NOISE = 4.0
-"""Grey levels by which two pictures of the same thing differ; smaller misfits prove nothing."""
+"""Grey levels by which two pictures of the same thing may differ; what a pair shows counts if less."""
 
 SURE, LIKELY = 0.6, 0.45
 """Hysteresis: a region needs a sure pixel and grows over the likely ones."""
 
 SPECK = 1 / 2500
 """Regions (and holes) smaller than this share of the picture are removed."""
-
-
-def texture_weight(grey: np.ndarray) -> np.ndarray:
-    """How well a pixel's surroundings pin the flow down in both directions, 0-1 float32 [h,w]."""
-    smooth = cv2.GaussianBlur(grey, (5, 5), 1.0)
-    least = np.maximum(cv2.cornerMinEigenVal(smooth, 7, 3), 0)
-    # OpenCV scales the Sobel gradients of 8-bit pictures by 1 / (4 * 255 * 7) and sums 49 of their
-    # squares; Sobel itself is 8 times the gradient.
-    least *= np.float32(np.square(4 * 255 * 7 / 8) / 49)
-    return least / (least + np.float32(TEXTURE_GRADIENT**2))
 
 
 def _misfit(grey: np.ndarray, other: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -70,7 +66,7 @@ def _misfit(grey: np.ndarray, other: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def motion_votes(
     sightings: list[FlowSighting],
-    limits: tuple[float, float],
+    inverse_depth: np.ndarray,
     grey: np.ndarray,
     other_grey: Callable[[int], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -78,11 +74,10 @@ def motion_votes(
 
     Args:
         sightings: of the grid.
-        limits: inverse depths that static pixels may have.
+        inverse_depth: that explains them best, world units, float32 [h,w].
         grey: the frame at the grid's pixels, float32 [h,w].
         other_grey: gives the whole picture of another frame, float32.
     """
-    inverse_depth, _ = fit_inverse_depth([s.sighting for s in sightings], limits)
     votes, loud = np.zeros_like(grey), np.full_like(grey, 1e-6)
     for s in sightings:
         view, infinity, seen = s.sighting.view, s.sighting.infinity, s.sighting.seen
@@ -92,45 +87,12 @@ def motion_votes(
         allowed2 = np.float32((TOLERANCE_SIGMA * s.sigma) ** 2) + PARALLAX_ERROR**2 * parallax2
         vote = np.nan_to_num(error2 / (error2 + allowed2), nan=1.0)
         other = other_grey(s.frame)
-        by_flow = _misfit(grey, other, seen) + np.float32(GREY_NOISE**2)
-        gain = np.maximum(_misfit(grey, other, static) / by_flow - 1, 0)
+        by_flow = _misfit(grey, other, seen)
+        noise2 = np.clip(2 * np.median(by_flow), 1, GREY_NOISE**2).astype(np.float32)
+        gain = np.maximum((_misfit(grey, other, static) + noise2) / (by_flow + noise2) - 1, 0)
         votes += s.trust * vote * (gain / (gain + np.float32(0.5)))
         loud += s.trust
     return votes / loud, loud / max(len(sightings), 1)
-
-
-def _write_votes(
-    path: Path,
-    frames: DenseFrames,
-    store: FlowStore,
-    cameras: CameraPath,
-    rigid: RigidFit,
-    near_inverse_depth: np.ndarray,
-    report: Callable[[int], None],
-) -> None:
-    """Write the probability of motion from each frame's own flow, uint8 [N,h/2,w/2]."""
-    radius = max(2, max(store.width, store.height) // (80 * STRIDE))
-
-    def soft_grey(frame: int) -> np.ndarray:
-        return cv2.GaussianBlur(frames.grey(frame), (3, 3), 0).astype(np.float32)
-
-    def probability(frame: int) -> np.ndarray:
-        limits = inverse_depth_limits(near_inverse_depth[frame])
-        sightings = sightings_of_frame(store, cameras, rigid, frame, STRIDE)
-        votes, loud = motion_votes(
-            sightings, limits, soft_grey(frame)[::STRIDE, ::STRIDE], soft_grey
-        )
-        weight = loud * (texture_weight(frames.grey(frame))[::STRIDE, ::STRIDE] + 0.01)
-        guide = cv2.blur(frames.rgb(frame), (3, 3))[::STRIDE, ::STRIDE]
-        edges = GuidedFilter(guide.astype(np.float32) / 255, radius, smoothness=1e-3)
-        total = np.maximum(edges.smooth(weight), 1e-4)
-        return np.clip(edges.smooth(weight * votes) / total, 0, 1)
-
-    count = len(frames)
-    with path.open("wb") as file:
-        for frame, result in enumerate(map_in_order(probability, range(count))):
-            file.write((result * 255).astype(np.uint8).tobytes())
-            report(frame + 1)
 
 
 def _remove_specks(mask: np.ndarray, least_area: int) -> np.ndarray:
@@ -155,64 +117,124 @@ def clean_mask(probability: np.ndarray) -> np.ndarray:
     return 1 - _remove_specks(1 - mask, least_area)
 
 
-def _write_masks(
-    votes_path: Path,
-    masks_path: Path,
-    store: FlowStore,
-    count: int,
-    report: Callable[[int], None],
-) -> float:
-    """Average votes along the flow, write the masks, return the moving share."""
-    x, y = (grid[::STRIDE, ::STRIDE] / STRIDE for grid in pixel_grid(store.height, store.width))
-    shape = (y.shape[0], x.shape[1])
+class _VoteFiles:
+    """Bytes 0-255 for values 0-1 on the half-size grid, a file per kind, frame after frame."""
 
-    def read_votes(frame: int) -> np.ndarray:
-        size = shape[0] * shape[1]
-        flat = np.fromfile(votes_path, np.uint8, count=size, offset=frame * size)
-        return flat.reshape(shape).astype(np.float32)
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self._path, self._shape = path, shape
+        path.write_bytes(b"")
 
-    def mask_of(frame: int) -> np.ndarray:
-        total, weight = read_votes(frame), np.ones(shape, np.float32)
-        for p in store.pairs_from(frame):
-            flow = store.flow(p)[:, ::STRIDE, ::STRIDE] / STRIDE
-            trust = 0.5 * store.trust(p)[::STRIDE, ::STRIDE]
-            there = read_votes(int(store.pairs[p, 1]))
-            total += trust * cv2.remap(there, flow[0] + x, flow[1] + y, cv2.INTER_LINEAR)
-            weight += trust
-        return clean_mask(cv2.resize(total / (255 * weight), (store.width, store.height)))
+    def append(self, values: np.ndarray) -> None:
+        with self._path.open("ab") as file:
+            file.write((values * 255).astype(np.uint8).tobytes())
 
-    moving = 0
-    with masks_path.open("wb") as file:
-        for frame, mask in enumerate(map_in_order(mask_of, range(count))):
-            moving += int(np.count_nonzero(mask))
-            file.write(mask.tobytes())
-            report(frame + 1)
-    return moving / (count * store.height * store.width)
+    def read(self, frame: int) -> np.ndarray:
+        size = self._shape[0] * self._shape[1]
+        flat = np.fromfile(self._path, np.uint8, count=size, offset=frame * size)
+        return flat.reshape(self._shape).astype(np.float32) * np.float32(1 / 255)
 
 
-def find_moving(
-    frames: DenseFrames,
-    store: FlowStore,
-    cameras: CameraPath,
-    rigid: RigidFit,
-    near_inverse_depth: np.ndarray,
-    folder: Path,
-    report: Callable[[int], None],
-) -> tuple[np.ndarray, float]:
-    """Motion masks of a clip.
+class MotionFinder:
+    """The passes over a clip that end in its motion masks; every pass needs the one before.
 
     Args:
-        cameras: at the size of ``frames``.
+        frames, cameras: at the same size.
+        store, rigid: flow of the frames and how rigid motion fits it.
         near_inverse_depth: [N] inverse depth of the nearest solved points; 0 = rotation only (tripod).
-        folder: where ``motion_votes.u8`` and ``motion_masks.u8`` are written.
-        report: called with the frames done, up to twice their number.
-
-    Returns:
-        masks, uint8 [N,h,w] read-only memory map, 1 = moving; and their mean.
+        unit: typical depth, world units.
+        folder: for files.
     """
-    count = len(frames)
-    votes_path, masks_path = folder / "motion_votes.u8", folder / "motion_masks.u8"
-    _write_votes(votes_path, frames, store, cameras, rigid, near_inverse_depth, report)
-    share = _write_masks(votes_path, masks_path, store, count, lambda done: report(count + done))
-    shape = (count, store.height, store.width)
-    return np.memmap(masks_path, np.uint8, mode="r", shape=shape), share
+
+    def __init__(
+        self,
+        frames: DenseFrames,
+        cameras: CameraPath,
+        store: FlowStore,
+        rigid: RigidFit,
+        near_inverse_depth: np.ndarray,
+        unit: float,
+        folder: Path,
+    ) -> None:
+        self._frames, self._cameras, self._store, self._rigid = frames, cameras, store, rigid
+        self._near = near_inverse_depth
+        self._shape = (-(-frames.height // STRIDE), -(-frames.width // STRIDE))
+        self._votes = _VoteFiles(folder / "motion_votes.u8", self._shape)
+        self._loudness = _VoteFiles(folder / "motion_loudness.u8", self._shape)
+        self._probability = _VoteFiles(folder / "motion_probability.u8", self._shape)
+        self._masks_path = folder / "motion_masks.u8"
+        self.depth = RigidDepthStore(folder / "rigid_depth.f16", *self._shape, unit)
+
+    def _soft_grey(self, frame: int) -> np.ndarray:
+        return cv2.GaussianBlur(self._frames.grey(frame), (3, 3), 0).astype(np.float32)
+
+    def _explain_frame(self, frame: int) -> tuple[RigidDepth, np.ndarray, np.ndarray]:
+        sightings = sightings_of_frame(self._store, self._cameras, self._rigid, frame, STRIDE)
+        structure = structure_tensor(self._frames.grey(frame))
+        weigh_along_epipolar_lines(sightings, structure)
+        limits = inverse_depth_limits(self._near[frame])
+        depth = triangulate(sightings, limits, self.depth.unit)
+        votes, loud = motion_votes(
+            sightings,
+            depth.inverse_depth / np.float32(self.depth.unit),
+            self._soft_grey(frame)[::STRIDE, ::STRIDE],
+            self._soft_grey,
+        )
+        return depth, votes, loud * (0.99 * texture_weight(structure) + 0.01)
+
+    def explain(self, report: Callable[[int], None]) -> None:
+        """Pass 1: the best static explanation of every frame's flow and the votes against it."""
+        count = len(self._frames)
+        for frame, (depth, votes, loud) in enumerate(
+            map_in_order(self._explain_frame, range(count))
+        ):
+            self.depth.append(depth)
+            self._votes.append(votes)
+            self._loudness.append(loud)
+            report(frame + 1)
+
+    def _weigh_frame(self, frame: int) -> np.ndarray:
+        votes, loud = self._votes.read(frame), self._loudness.read(frame) + np.float32(1e-3)
+        if self._near[frame] > 0:
+            against = contradictions(frame, self.depth, self._cameras)
+            votes = 1 - (1 - votes) * (1 - against)
+        guide = cv2.blur(self._frames.rgb(frame), (3, 3))[::STRIDE, ::STRIDE]
+        radius = max(2, max(self._shape) // 80)
+        edges = GuidedFilter(guide.astype(np.float32) / 255, radius, smoothness=1e-3)
+        total = np.maximum(edges.smooth(loud), 1e-4)
+        return np.clip(edges.smooth(loud * votes) / total, 0, 1)
+
+    def weigh(self, report: Callable[[int], None]) -> None:
+        """Pass 2: contradictions between frames, and votes spread along the picture's edges."""
+        count = len(self._frames)
+        for frame, probability in enumerate(map_in_order(self._weigh_frame, range(count))):
+            self._probability.append(probability)
+            report(frame + 1)
+
+    def _mask_frame(self, frame: int) -> np.ndarray:
+        height, width = self._frames.height, self._frames.width
+        x, y = (grid[::STRIDE, ::STRIDE] / STRIDE for grid in pixel_grid(height, width))
+        x, y = x[:, : self._shape[1]], y[: self._shape[0]]
+        total, weight = self._probability.read(frame), np.ones(self._shape, np.float32)
+        for p in self._store.pairs_from(frame):
+            flow = self._store.flow(p)[:, ::STRIDE, ::STRIDE] / STRIDE
+            trust = 0.5 * self._store.trust(p)[::STRIDE, ::STRIDE]
+            there = self._probability.read(int(self._store.pairs[p, 1]))
+            total += trust * cv2.remap(there, flow[0] + x, flow[1] + y, cv2.INTER_LINEAR)
+            weight += trust
+        return clean_mask(cv2.resize(total / weight, (width, height)))
+
+    def masks(self, report: Callable[[int], None]) -> tuple[np.ndarray, float]:
+        """Pass 3: agree with neighbouring frames and decide.
+
+        Returns:
+            masks, uint8 [N,h,w] read-only memory map, 1 = moving; and their mean.
+        """
+        shape = (len(self._frames), self._frames.height, self._frames.width)
+        moving = 0
+        with self._masks_path.open("wb") as file:
+            for frame, mask in enumerate(map_in_order(self._mask_frame, range(shape[0]))):
+                moving += int(np.count_nonzero(mask))
+                file.write(mask.tobytes())
+                report(frame + 1)
+        masks = np.memmap(self._masks_path, np.uint8, mode="r", shape=shape)
+        return masks, moving / masks.size

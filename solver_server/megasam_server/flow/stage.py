@@ -12,8 +12,9 @@ from megasam_shared.settings import SolveSettings
 from megasam_server.flow.dense_flow import compute_flow
 from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.flow_store import FlowStore
-from megasam_server.flow.motion_masks import find_moving
+from megasam_server.flow.motion_masks import MotionFinder
 from megasam_server.flow.pairs import choose_pairs, visible_inverse_depths
+from megasam_server.flow.rigid_depth import RigidDepthStore
 from megasam_server.flow.rigid_fit import RigidFit, fit_rigid
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.media.frame_store import FrameStore
@@ -30,6 +31,7 @@ class FlowResult:
         rigid: correction of the camera's rotation and noise of each pair.
         near_inverse_depth: [N] inverse depth of the nearest solved points in each frame, world units;
             all 0 for a tripod shot.
+        rigid_depth: triangulated depth of every frame as if nothing moved.
         motion_masks: uint8 [N,h,w] memory map, 1 = moving, 0 = static.
         moving_share: mean of the masks.
     """
@@ -37,6 +39,7 @@ class FlowResult:
     flows: FlowStore
     rigid: RigidFit
     near_inverse_depth: np.ndarray
+    rigid_depth: RigidDepthStore
     motion_masks: np.ndarray
     moving_share: float
 
@@ -58,6 +61,12 @@ def _scene_range(cameras: CameraPath, solution: TrackingSolution) -> tuple[np.nd
         return np.zeros(count), np.zeros(count)
     frames = np.arange(count)
     return np.interp(frames, known, values[0, known]), np.interp(frames, known, values[1, known])
+
+
+def _typical_depth(middle_inverse_depth: np.ndarray) -> float:
+    """Median over the clip of each frame's middle depth, world units; 1 without parallax."""
+    known = middle_inverse_depth[middle_inverse_depth > 0]
+    return float(1 / np.median(known)) if len(known) else 1.0
 
 
 def solve_flow(
@@ -95,10 +104,13 @@ def solve_flow(
     edges = choose_pairs(cameras, solution.points, tripod=solution.model == "tripod")
 
     def part(number: int):
-        """Progress of the ``number``-th of four passes over the frames."""
-        return lambda done: progress.update("flow", number * count + done, 4 * count)
+        """Progress of the ``number``-th of five passes over the frames."""
+        return lambda done: progress.update("flow", number * count + done, 5 * count)
 
     flows = compute_flow(dense, cameras, edges, middle, settings.quality_preset, folder, part(0))
     rigid = fit_rigid(flows, cameras, near, dense, part(1))
-    masks, share = find_moving(dense, flows, cameras, rigid, near, folder, part(2))
-    return FlowResult(flows, rigid, near, masks, share)
+    finder = MotionFinder(dense, cameras, flows, rigid, near, _typical_depth(middle), folder)
+    finder.explain(part(2))
+    finder.weigh(part(3))
+    masks, share = finder.masks(part(4))
+    return FlowResult(flows, rigid, near, finder.depth, masks, share)

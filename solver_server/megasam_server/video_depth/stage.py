@@ -15,6 +15,7 @@ from megasam_server.flow import FlowResult
 from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.in_order import map_in_order
 from megasam_server.flow.pairs import visible_inverse_depths
+from megasam_server.flow.rigid_depth import STRIDE, RigidDepth
 from megasam_server.flow.sightings import FlowSighting
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.point_cloud import PointCloud
@@ -22,14 +23,7 @@ from megasam_server.media.frame_store import FrameStore
 from megasam_server.pipeline.progress import Progress
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.video_depth.fill import fill, mover_depth
-from megasam_server.video_depth.triangulate import (
-    STRIDE,
-    MeasuredDepth,
-    MeasuredStore,
-    fuse_frame,
-    transfer,
-    triangulate_frame,
-)
+from megasam_server.video_depth.fuse import StaticDepth, fuse_frame, transfer
 
 NO_PARALLAX_DEPTH = 1.0
 """Depth of every pixel when the camera only turned, world units: there is nothing to measure it by."""
@@ -41,7 +35,7 @@ HALF_FLOAT = (1e-3, 6e4)
 """Depths stay where half floats (EXR) keep three digits, world units."""
 
 POINT_WEIGHT = 800.0
-"""Weight of a solved point in the fill (see ``triangulate``)."""
+"""Weight of a solved point in the fill (see ``rigid_depth``)."""
 
 FAR_WEIGHT = 0.02
 """Pull of pixels without any measurement towards the farthest solved points."""
@@ -72,22 +66,22 @@ class DepthResult:
 
 def _anchors(
     cameras: CameraPath, points: PointCloud, frame: int, unit: float, shape: tuple[int, int]
-) -> tuple[MeasuredDepth, float]:
+) -> tuple[RigidDepth, float]:
     """Solved points of a frame on the grid, and the farthest inverse depth among them (units)."""
     pixels, inverse_depth = visible_inverse_depths(cameras, points, frame, most=4000)
     values, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     if not len(pixels):
-        return MeasuredDepth(values, weights), 0.0
+        return RigidDepth(values, weights), 0.0
     column, row = np.rint(pixels / STRIDE).astype(int).T
     inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
     values[row[inside], column[inside]] = inverse_depth[inside] * unit
     weights[row[inside], column[inside]] = POINT_WEIGHT
-    return MeasuredDepth(values, weights), float(np.quantile(inverse_depth, 0.02) * unit)
+    return RigidDepth(values, weights), float(np.quantile(inverse_depth, 0.02) * unit)
 
 
 def _complete(
-    measured: MeasuredDepth,
-    anchors: MeasuredDepth,
+    measured: RigidDepth,
+    anchors: RigidDepth,
     farthest: float,
     moving: np.ndarray,
     previous: np.ndarray | None,
@@ -95,9 +89,7 @@ def _complete(
     guide: np.ndarray,
 ) -> np.ndarray:
     """Inverse depth of every grid pixel (units) from all that is known about a frame."""
-    mover, mover_weight = mover_depth(
-        moving, measured.inverse_depth, measured.weight, previous
-    )
+    mover, mover_weight = mover_depth(moving, measured.inverse_depth, measured.weight, previous)
     terms = [
         (measured.inverse_depth, measured.weight),
         (anchors.inverse_depth, np.where(moving, 0, anchors.weight)),
@@ -109,14 +101,6 @@ def _complete(
     weight = sum(w for _, w in terms).astype(np.float32)
     value = sum(w * v for v, w in terms).astype(np.float32) / weight
     return fill(value, weight, guide)
-
-
-def _typical_depth(cameras: CameraPath, points: PointCloud) -> float:
-    """Median depth of the solved points over some frames of the clip, world units."""
-    frames = np.unique(np.linspace(0, len(cameras) - 1, 50).astype(int))
-    seen = [visible_inverse_depths(cameras, points, f)[1] for f in frames]
-    seen = np.concatenate(seen) if seen else np.zeros(0)
-    return float(1 / np.median(seen)) if len(seen) else NO_PARALLAX_DEPTH
 
 
 class _DepthFiles:
@@ -147,7 +131,7 @@ def _without_parallax(
     shape = (frames.height, frames.width)
     for frame in range(len(frames)):
         files.append(np.full(shape, NO_PARALLAX_DEPTH), np.zeros(shape))
-        report(2 * (frame + 1))
+        report(frame + 1)
     notice = Notice(
         "depth_unknown",
         "The camera only turns, so depth cannot be seen: every pixel lies at "
@@ -193,25 +177,18 @@ def solve_depth(
     files = _DepthFiles(folder, count, height, width)
 
     def report(done: float) -> None:
-        progress.update("video_depth", done, 2 * count)
+        progress.update("video_depth", done, count)
 
     if solution.model == "tripod" or not np.any(flow.near_inverse_depth):
         return _without_parallax(files, dense, report)
 
     cameras = solution.cameras.at_resolution(width, height)
-    unit = _typical_depth(cameras, solution.points)
-    grid = ((height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE)
-    store = MeasuredStore(folder / "measured.f16", *grid)
-    store.clear()
-    measure = map_in_order(
-        lambda frame: triangulate_frame(frame, dense, flow, cameras, unit), range(count)
-    )
-    for frame, measured in enumerate(measure):
-        store.append(measured)
-        report(frame + 1)
+    static = StaticDepth(flow, dense)
+    unit = static.unit
+    grid = (-(-height // STRIDE), -(-width // STRIDE))
 
-    def gather(frame: int) -> tuple[MeasuredDepth, list[FlowSighting]]:
-        return fuse_frame(frame, store, flow, cameras, unit, over_time=settings.run_cvd)
+    def gather(frame: int) -> tuple[RigidDepth, list[FlowSighting]]:
+        return fuse_frame(frame, static, flow, cameras, over_time=settings.run_cvd)
 
     previous, samples, measured_share = None, [], 0.0
     for frame, (measured, sightings) in enumerate(map_in_order(gather, range(count))):
@@ -230,7 +207,7 @@ def solve_depth(
         files.append(depth, cv2.resize(known * 255, (width, height)))
         samples.append(depth[::16, ::16].ravel())
         measured_share += float(np.mean(measured.weight > 4)) / count
-        report(count + frame + 1)
+        report(frame + 1)
 
     notices = []
     if measured_share < LITTLE_MEASURED:
