@@ -126,19 +126,18 @@ def upload_files(
             f"The plate has {len(files)} files; a job takes at most {MAX_FILES}.",
             "Solve a part of it with a frame range.",
         )
-    contents = [hashes.content_of(path) for path in files]
-    hashes.save()
-    path_of = dict(zip(contents, files, strict=True))
-    total = sum(content.size for content in path_of)
     for attempt in range(_ATTEMPTS):
+        contents = [hashes.content_of(path) for path in files]
+        hashes.save()
+        path_of = dict(zip(contents, files, strict=True))
+        total = sum(content.size for content in path_of)
         need: Need = connection.request(Offer, _OFFER_TIMEOUT, files=list(path_of))
         if not need.files:
             if on_bytes:
                 on_bytes(total, total)
-            names = [safe_name(path.name) for path in files]
             return [
-                MediaFile(name, content.sha256, content.size)
-                for name, content in zip(names, contents, strict=True)
+                MediaFile(safe_name(path.name), content.sha256, content.size)
+                for path, content in zip(files, contents, strict=True)
             ]
         if attempt == _ATTEMPTS - 1:
             break
@@ -150,11 +149,10 @@ def upload_files(
         except MegasamError as error:
             if error.code != "upload_corrupt":
                 raise
-            # A file changed since it was hashed; what we remembered about it is wrong.
+            # A file changed since it was hashed, or the server kept a damaged beginning of it and
+            # has now thrown it away. Either way, begin again from the files as they are.
             for path in files:
                 hashes.forget(path)
-            hashes.save()
-            raise
     raise MegasamError(
         "upload_incomplete",
         f"The server still lacks {len(need.files)} files after {_ATTEMPTS - 1} uploads.",

@@ -1,0 +1,183 @@
+"""The process that solves one job: ``python -m megasam_server.service.worker MODULE:FUNCTION``.
+
+It is started before there is a job, with light imports only, so that one is always ready; the
+solver is imported when the job comes. It talks over its standard input and output in msgpack maps;
+whatever libraries print goes to the job's log. When its input closes, the server is gone (or wants
+it gone), and it ends at once with everything it started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from megasam_shared.errors import MegasamError
+from megasam_shared.protocol import MAX_ARTEFACTS, MAX_PREVIEW_BYTES, Artefact
+
+SOLVER = "megasam_server.pipeline.run:run_job"
+
+_REPORT_EVERY = 0.05
+
+
+class Channel:
+    """The pipes to the server, moved away from where libraries print and read."""
+
+    def __init__(self) -> None:
+        self._in = os.dup(0)
+        self._out = os.dup(1)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        data = memoryview(msgpack.packb({"kind": kind, **fields}))
+        with self._lock:
+            while data:
+                data = data[os.write(self._out, data) :]
+
+    def receive_until_closed(self, on_message: Any) -> None:
+        unpacker = msgpack.Unpacker()
+        while data := os.read(self._in, 1 << 16):
+            unpacker.feed(data)
+            for content in unpacker:
+                on_message(content)
+
+
+class ReportedProgress:
+    """A :class:`megasam_server.pipeline.progress.Progress` that reports to the server.
+
+    Stages call it per frame; only what a person could see is passed on, and each stage's first
+    and last word.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._stage = ""
+        self._last_report = 0.0
+        self._last_preview = 0.0
+
+    def update(self, stage: str, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        is_edge = stage != self._stage or done >= total
+        if not is_edge and now - self._last_report < _REPORT_EVERY:
+            return
+        self._stage, self._last_report = stage, now
+        self._channel.send(
+            "progress", stage=stage, done=float(done), total=float(total), note=str(note)
+        )
+
+    def skip(self, stage: str, reason: str) -> None:
+        self._channel.send("skip", stage=stage, reason=str(reason))
+
+    def preview(self, stage: str, frame: int, jpeg: bytes) -> None:
+        now = time.monotonic()
+        if len(jpeg) <= MAX_PREVIEW_BYTES and now - self._last_preview >= _REPORT_EVERY:
+            self._last_preview = now
+            self._channel.send("preview", stage=stage, frame=int(frame), jpeg=bytes(jpeg))
+
+
+def artefacts_of(folder: Path) -> list[Artefact]:
+    """The regular files below ``folder`` with size and hash, by path; links are left out.
+
+    Raises:
+        MegasamError: ``too_many_results``.
+    """
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(Artefact(path.relative_to(folder).as_posix(), path.stat().st_size, digest))
+    if len(found) > MAX_ARTEFACTS:
+        raise MegasamError(
+            "too_many_results", f"The solve wrote {len(found)} files; the limit is {MAX_ARTEFACTS}."
+        )
+    return found
+
+
+def solve(channel: Channel, function: str, start: dict) -> None:
+    """Run one job and report how it ended."""
+    log = os.open(start["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # Files that a library drops where it stands belong to the scratch.
+    os.chdir(start["work_dir"])
+    try:
+        from megasam_shared.settings import SolveSettings
+
+        from megasam_server.pipeline.job import SolveJob
+
+        module, _, name = function.partition(":")
+        run_job = getattr(importlib.import_module(module), name)
+        job = SolveJob(
+            plate=Path(start["plate"]),
+            masks=Path(start["masks"]) if start["masks"] else None,
+            settings=SolveSettings.from_map(start["settings"]),
+            work_dir=Path(start["work_dir"]),
+            results_dir=Path(start["results_dir"]),
+        )
+        result = run_job(job, ReportedProgress(channel))
+        found = [[a.path, a.size, a.sha256] for a in artefacts_of(job.results_dir)]
+        channel.send("done", result=result, artefacts=found)
+    except MegasamError as error:
+        traceback.print_exc()
+        channel.send("failed", **error.to_map())
+    except MemoryError:
+        traceback.print_exc()
+        channel.send(
+            "failed",
+            code="out_of_memory",
+            message="The solve needed more memory than the server has.",
+            hint="Use a lower preset, or solve a part of the plate with a frame range.",
+        )
+    except Exception as error:
+        traceback.print_exc()
+        channel.send(
+            "failed",
+            code="internal_error",
+            message=f"The solver failed in a way nobody foresaw: {type(error).__name__}: {error}",
+            hint=f"Please report this; the details are on the server in {start['log']}.",
+        )
+
+
+def main() -> None:
+    channel = Channel()
+    jobs: queue.SimpleQueue[dict] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            channel.receive_until_closed(jobs.put)
+        finally:
+            end_with_children()
+
+    threading.Thread(target=listen, name="server-pipe", daemon=True).start()
+    channel.send("ready")
+    solve(channel, sys.argv[1], jobs.get())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The server ends this process when it has read the report.
+    threading.Event().wait()
+
+
+def end_with_children() -> None:
+    """End this process and what it started, at once."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A real private server per test, with a job function of the tests, and clients for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from megasam_server.service.private import PrivateServer
+from megasam_shared.client import SolverClient
+
+JOB_FUNCTION = "tests.server.service.job_functions:run_job"
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def importable_job_functions(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No process that a test started survives it."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+    _, alive = psutil.wait_procs(started, timeout=3)
+    assert not alive
+
+
+@pytest.fixture
+def server() -> Iterator[PrivateServer]:
+    with PrivateServer(JOB_FUNCTION) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server) -> Iterator[SolverClient]:
+    with SolverClient(server.address, name="test") as connected:
+        connected.connect(10)
+        yield connected
+
+
+@pytest.fixture
+def make_plate(tmp_path):
+    """Write a plate whose first frame tells the job function what to do."""
+
+    def make(action: str = "solve", frames: int = 3, bytes_each: int = 1000) -> list[Path]:
+        folder = tmp_path / f"plate_{action.split()[0]}_{frames}_{bytes_each}"
+        folder.mkdir(exist_ok=True)
+        files = []
+        for index in range(frames):
+            files.append(folder / f"plate.{1001 + index}.exr")
+            text = f"{action if index == 0 else index}\0".encode()
+            files[-1].write_bytes(text.ljust(bytes_each, b"%d" % (index % 10)))
+        return files
+
+    return make
