@@ -68,7 +68,7 @@ def _linear_of_codes(is_log: bool) -> np.ndarray:
     codes = np.arange(65536, dtype=np.uint16)
     if is_log:
         return cineon_to_linear(codes * (1023.0 / 65535.0))
-    return np.nan_to_num(codes.view(np.float16).astype(np.float64), posinf=LARGEST_HALF)
+    return np.nan_to_num(codes.view(np.float16).astype(np.float64), posinf=LARGEST_HALF, neginf=0.0)
 
 
 class SceneView:

@@ -40,7 +40,9 @@ def write_still(path: Path, values: np.ndarray, pixel_type: str | None = None, *
     """Write [H,W,C] of any type; header keys use ``__`` for ``:``; x, y, full_* set the windows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, channels = values.shape
-    spec = oiio.ImageSpec(width, height, channels, pixel_type or values.dtype.name)
+    names = {"float32": "float", "float16": "half"}
+    stored = pixel_type or names.get(values.dtype.name, values.dtype.name)
+    spec = oiio.ImageSpec(width, height, channels, stored)
     for key, value in header.items():
         if key in ("x", "y", "full_x", "full_y", "full_width", "full_height", "channelnames"):
             setattr(spec, key, value)

@@ -101,9 +101,7 @@ def test_display_matrix_is_applied(tmp_path, rotation, hflip, expected, size):
 
 def test_variable_frame_rate_keeps_real_times(tmp_path):
     ticks = [0, 33, 66, 120, 133, 166, 250, 266, 300, 333]
-    path = encode_movie(
-        tmp_path / "vfr.mp4", pictures(10), pts=ticks, time_base=Fraction(1, 1000)
-    )
+    path = encode_movie(tmp_path / "vfr.mp4", pictures(10), pts=ticks, time_base=Fraction(1, 1000))
     plate = open_plate(path)
     assert plate.info.times == pytest.approx([t / 1000 for t in ticks], abs=1e-3)
     assert plate.info.fps == pytest.approx(9 / 0.333, rel=1e-2)
