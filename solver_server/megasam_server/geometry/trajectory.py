@@ -1,7 +1,7 @@
 """Aligning a solved camera path to a true one, and what remains.
 
-Rotation errors come after the best *rotation* between the two sets of orientations, never after a rotation
-fitted to positions: on a tripod, or on a straight line, positions do not determine one.
+Rotation errors come after the best *rotation* between the two sets of orientations, never after a
+rotation fitted to positions: on a tripod, or on a straight line, positions do not determine one.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def umeyama(source: np.ndarray, target: np.ndarray, with_scale: bool = True) -> 
     """Similarity that takes ``source`` [N,3] to ``target`` [N,3] with least squared error.
 
     S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-    IEEE TPAMI 13(4), 1991, equations 34-43. Where the points do not determine the rotation (a line, one
-    point) some best rotation is returned; with coincident ``source`` points the scale is 1.
+    IEEE TPAMI 13(4), 1991, equations 34-43. Where the points do not determine the rotation (a
+    line, one point) some best rotation is returned; with coincident ``source`` points the scale is
+    1.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     centre_s, centre_t = source.mean(axis=0), target.mean(axis=0)
@@ -54,7 +55,7 @@ def umeyama(source: np.ndarray, target: np.ndarray, with_scale: bool = True) -> 
 
 
 def mean_rotation(rotations: np.ndarray) -> np.ndarray:
-    """Chordal L2 mean of rotation matrices [N,3,3] (Hartley et al., "Rotation Averaging", IJCV 2013)."""
+    """Chordal L2 mean of rotations [N,3,3] (Hartley et al., "Rotation Averaging", IJCV 2013)."""
     u, _, vt = np.linalg.svd(np.asarray(rotations).sum(axis=0))
     return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
 
@@ -106,7 +107,8 @@ class TrajectoryError:
 
 
 def compare(solved: dict[int, np.ndarray], true: np.ndarray) -> TrajectoryError:
-    """Compare solved poses, {frame: world_from_cam [4,4]}, with the true ones of all N frames [N,4,4].
+    """Compare solved poses, {frame: world_from_cam [4,4]}, with the true ones of all N frames
+    [N,4,4].
 
     Frames without a solved pose do not enter the error: report their number beside it.
 
@@ -143,10 +145,3 @@ def read_tum(path: Path) -> dict[int, np.ndarray]:
         poses[:, :3, :3] = Rotation.from_quat(rows[:, 4:8]).as_matrix()
         poses[:, :3, 3] = rows[:, 1:4]
     return {int(row[0]): pose for row, pose in zip(rows, poses, strict=True)}
-
-
-def write_tum(path: Path, world_from_cam: np.ndarray) -> None:
-    """Write poses [N,4,4] as "index tx ty tz qx qy qz qw" (camera to world, OpenCV axes)."""
-    quaternions = Rotation.from_matrix(world_from_cam[:, :3, :3]).as_quat(canonical=True)
-    rows = np.column_stack([np.arange(len(world_from_cam)), world_from_cam[:, :3, 3], quaternions])
-    np.savetxt(path, rows, fmt=["%d"] + ["%.9f"] * 7)

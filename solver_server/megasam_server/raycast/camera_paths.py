@@ -1,4 +1,4 @@
-"""Camera moves as functions of time, in seconds: poses, focal lengths and the shake of a real hand."""
+"""Camera moves as functions of time (seconds), and the shake of a real hand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def aim(eye: np.ndarray, pan_deg: float, tilt_deg: float) -> np.ndarray:
 
 
 def ease(time: float, start: float, stop: float) -> float:
-    """0 before ``start``, 1 after ``stop``, smooth (C2) between: how operators begin and end a move."""
+    """0 before ``start``, 1 after ``stop``, smooth (C2) between, as operators begin and end."""
     x = float(np.clip((time - start) / (stop - start), 0.0, 1.0))
     return x**3 * (10.0 - 15.0 * x + 6.0 * x * x)
 
@@ -72,7 +72,7 @@ def handheld(move: PoseAt, seed: int, position_m: float, rotation_deg: float) ->
 
 
 def walking(move: PoseAt, step_hz: float = 1.8) -> PoseAt:
-    """``move`` carried by a walking operator: 2 cm up and down, 1.5 cm sideways, some roll and nod."""
+    """``move`` carried by a walking operator: 2 cm up and down, 1.5 cm sideways, roll and nod."""
 
     def pose_at(time: float) -> np.ndarray:
         phase = 2 * np.pi * step_hz * time

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from megasam_server.export.poses_tum import write_poses_tum
 from megasam_server.geometry.camera import CameraPath, Intrinsics
-from megasam_server.geometry.trajectory import write_tum
 from megasam_server.raycast.render import Camera, Film, RenderedFrame, render_frame
 from megasam_server.raycast.scene import Scene
 
@@ -93,10 +93,11 @@ def write_clip(
 ) -> None:
     """Render the take into ``folder``, one frame in memory at a time.
 
-    Layout: ``frames/000000.png``; ``masks/000000.png`` (255 = moving); ``depth/000000.npy`` (float16
-    metres, 0 = sky) for every ``depth_step``-th frame; ``poses.txt`` ("index tx ty tz qx qy qz qw", camera
-    to world, OpenCV axes); ``camera.json`` with fx and fy as lists (one value for each frame), cx and cy
-    with pixel *corners* at integers, so the centre of the picture is (W/2, H/2).
+    Layout: ``frames/000000.png``; ``masks/000000.png`` (255 = moving); ``depth/000000.npy``
+    (float16 metres, 0 = sky) for every ``depth_step``-th frame; ``poses.txt`` ("index tx
+    ty tz qx qy qz qw", camera to world, OpenCV axes); ``camera.json`` with fx and fy as lists (one
+    value for each frame), cx and cy with pixel *corners* at integers: the centre of the picture is
+    (W/2, H/2).
     ``camera.json`` is written last: a folder that has it is complete.
     """
     for part in ("frames", "masks", "depth"):
@@ -108,7 +109,7 @@ def write_clip(
         if index % depth_step == 0:
             np.save(folder / "depth" / f"{stem}.npy", frame.depth.astype(np.float16))
     cameras = take.cameras()
-    write_tum(folder / "poses.txt", cameras.world_from_cam)
+    write_poses_tum(folder / "poses.txt", cameras)
     intrinsics = cameras.intrinsics
     centre = intrinsics.corner_principal_points()[0]
     description = {
@@ -120,7 +121,7 @@ def write_clip(
         "fy": intrinsics.fy.tolist(),
         "cx": float(centre[0]),
         "cy": float(centre[1]),
-        "principal_point_convention": "pixel corners at integers: picture centre = (width/2, height/2)",
+        "principal_point_convention": "pixel corners at integers, centre = (width/2, height/2)",
         "model": "PINHOLE",
         "pose_units": "metres",
         "distortion": None,

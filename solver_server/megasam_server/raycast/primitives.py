@@ -26,7 +26,7 @@ class Shape(Protocol):
         """Half sizes [3] of the axis-aligned bounding box; None when unbounded."""
 
     def intersect(self, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Distance of the first hit of each ray beyond ``NEAR``, float32 [M]; inf where it misses."""
+        """Distance of each ray's first hit beyond ``NEAR``, float32 [M]; inf where it misses."""
 
     def surface(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """At surface points [3,M]: normals [3,M], surface coordinates in metres [2,M], face [M]."""
@@ -105,7 +105,8 @@ class Ellipsoid:
         d = directions * scale[:, None]
         dd = np.einsum("im,im->m", d, d)
         nearest = -(start @ d) / dd
-        # The distance of the ray from the centre, not b*b - a*c: that cancels for far small spheres.
+        # The distance of the ray from the centre, not b*b - a*c: that cancels for far small
+        # spheres.
         offset = start[:, None] + nearest * d
         inside = 1.0 - np.einsum("im,im->m", offset, offset)
         entry = nearest - np.sqrt(np.maximum(inside, 0.0) / dd)

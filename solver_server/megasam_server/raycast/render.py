@@ -1,7 +1,8 @@
 """Turns a scene, a camera and a moment into a picture with exact ground truth.
 
-A picture is the mean of several passes, each with one ray for each pixel at its own offset inside the pixel
-and, with an open shutter, at its own moment: anti-aliasing and motion blur are the same average.
+A picture is the mean of several passes, each with one ray for each pixel at its own offset inside
+the pixel and, with an open shutter, at its own moment: anti-aliasing and motion blur are the same
+average.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class _Pass:
     def _windows(self, corners: np.ndarray) -> list[list[int]]:
         """Part of the picture that boxes with these corners [P,4,8] can cover.
 
-        Returns P x [top, bottom, left, right]; all of it for a box (or nan) that reaches behind the camera.
+        Returns P x [top, bottom, left, right]; all of it for a box (or nan) that reaches behind
+        the camera.
         """
         in_cam = rigid_inverse(self.pose) @ corners
         z = in_cam[:, 2]
@@ -124,7 +126,7 @@ class _Pass:
         return np.clip(windows, 0, limit).astype(int).tolist()
 
     def colours(self, ray_spacing: float) -> np.ndarray:
-        """Shaded linear picture float32 [H,W,3]; ``ray_spacing``: pixels between neighbouring rays."""
+        """Shaded linear picture float32 [H,W,3]; ``ray_spacing``: pixels between two rays."""
         picture = np.zeros((self.height * self.width, 3), np.float32)
         rays, depth = self.rays.reshape(3, -1), self.depth.ravel()
         order = np.argsort(self.hit, axis=None, kind="stable")
@@ -214,8 +216,8 @@ def _blur_px(camera: Camera, opens: float, closes: float) -> float:
 def render_frame(
     scene: Scene, camera: Camera, film: Film, index: int, fps: float, seed: int
 ) -> RenderedFrame:
-    """Film frame ``index`` (shutter centre at ``index / fps`` seconds); the same arguments always give
-    the same bytes. ``seed`` drives the sensor noise."""
+    """Film frame ``index`` (shutter centre at ``index / fps`` seconds); the same arguments always
+    give the same bytes. ``seed`` drives the sensor noise."""
     centre = index / fps
     open_time = film.shutter / fps
     count = film.samples

@@ -14,7 +14,7 @@ from megasam_server.raycast.textures import Texture, texture
 
 @dataclass(frozen=True)
 class Light:
-    """One distant lamp or sun, a weaker one from the other side, and ambient light; sums to about 1.
+    """One distant lamp or sun, a weaker one from the other side, and ambient light.
 
     Attributes:
         towards: direction from the scene to the light, world axes (y down).

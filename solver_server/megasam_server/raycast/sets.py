@@ -100,7 +100,7 @@ def shelf(rng: np.random.Generator, x: float, z: float, yaw: float) -> Things:
 def furnished_room(
     seed: int, width: float = 7.0, depth: float = 8.0, furniture: int = 6, height: float = 2.8
 ) -> Scene:
-    """A lived-in room: plaster and brick walls with prints, planks or tiles, tables, shelves, boxes.
+    """A lived-in room: plaster and brick walls with prints, tables, shelves, boxes.
 
     Furniture stands along the walls; the middle stays free for camera and people.
     """

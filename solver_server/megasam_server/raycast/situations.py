@@ -1,8 +1,8 @@
 """Twelve situations that a matchmover meets, each a clip with exact ground truth.
 
-Landscape 640x360, portrait 360x640; focal lengths between 0.7 and 1.6 picture widths, never given to the solver.
-Every clip has hand shake or the tremor of its support and sensor noise; most have the motion blur of a
-fast shutter.
+Landscape 640x360, portrait 360x640; focal lengths between 0.7 and 1.6 picture widths, never given
+to the solver. Every clip has hand shake or the tremor of its support and sensor noise; most have
+the motion blur of a fast shutter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Situation:
         name: of the clip.
         description: one line for tables.
         build: makes the take (scene, camera, film).
-        rotation_only: the camera does not move enough to see parallax; positions and depth mean nothing.
+        rotation_only: the camera does not move enough to see parallax; positions and depth mean
+            nothing.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Procedural, seeded, tileable textures with mip maps.
 
-A texture is baked once as a pyramid and then looked up with trilinear filtering, so that neither near
-nor far surfaces alias. Texels hold the square root of linear reflectance (gamma 2), 8 bit.
+A texture is baked once as a pyramid and then looked up with trilinear filtering, so that neither
+near nor far surfaces alias. Texels hold the square root of linear reflectance (gamma 2), 8 bit.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def bake(rgb: np.ndarray, metres: float) -> Texture:
 def value_noise(
     size: int, octaves: range, rng: np.random.Generator, persistence: float = 0.6
 ) -> np.ndarray:
-    """Periodic multi-octave value noise in 0-1, float32 [size,size]; octave k has 2**k cells a side."""
+    """Periodic value noise in 0-1, float32 [size,size]; octave k has 2**k cells a side."""
     total = np.zeros((size, size), np.float32)
     amplitude = 1.0
     for octave in octaves:
