@@ -1,0 +1,163 @@
+"""One job from plate to result folder: the stages in their order, and nothing of what they do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from megasam_shared.errors import MegasamError
+from megasam_shared.settings import SolveSettings
+
+from megasam_server.export.write_results import write_results
+from megasam_server.flow import solve_flow
+from megasam_server.media.decode import decode
+from megasam_server.media.frame_store import NO_SPACE, FrameStore
+from megasam_server.media.masks import decode_masks
+from megasam_server.media.open_plate import open_plate
+from megasam_server.media.plate import PlateInfo
+from megasam_server.pipeline.engines import EngineChoice, choose_engine
+from megasam_server.pipeline.fallback import identity_shot
+from megasam_server.pipeline.job import SolveJob
+from megasam_server.pipeline.progress import Progress
+from megasam_server.pipeline.quality import judge
+from megasam_server.pipeline.solved_shot import SolvedShot
+from megasam_server.pipeline.stage_meter import StageMeter
+from megasam_server.tracking import TrackingSolution, solve_cameras
+from megasam_server.video_depth import solve_depth
+
+NO_NETWORKS = "the classical engine has no depth network"
+NOT_SOLVED = "the engine cannot run"
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The decoded plate: what it is, its frames, and the artist's masks or None."""
+
+    plate: PlateInfo
+    frames: FrameStore
+    user_masks: FrameStore | None
+
+
+def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
+    """Solve one job and write its result folder.
+
+    Returns:
+        a map of JSON and msgpack types: ``extrinsics`` (the camera_extrinsics contract),
+        ``quality``, ``status``, ``usable``, ``warnings`` (code, message, hint), and ``timings``
+        with ``seconds`` and ``peak_mib`` by stage.
+
+    Raises:
+        MegasamError: for everything that a person can mend: the plate, the masks, the settings,
+            a full disk. The result folder is then not there.
+    """
+    settings = job.settings
+    choice = choose_engine(settings)
+    meter = StageMeter()
+    with _full_disk_explained(job):
+        with meter.stage("plate"):
+            footage = _read_plate(job, progress)
+        if choice.engine == "identity":
+            for stage in ("mono_depth", "metric_depth", "tracking", "flow", "video_depth"):
+                progress.skip(stage, NOT_SOLVED)
+            shot = identity_shot(footage.plate, footage.frames, settings, choice)
+        else:
+            shot = _solve_classical(job, footage, choice, meter, progress)
+        warnings = [*choice.notices, *footage.plate.warnings, *shot.quality.warnings]
+        shot = replace(
+            shot,
+            quality=replace(shot.quality, warnings=warnings),
+            stage_seconds=dict(meter.seconds),
+            stage_peak_mib=dict(meter.peak_mib),
+        )
+        with meter.stage("conversion"):
+            extrinsics = write_results(job.results_dir, shot, footage.frames, settings, progress)
+    quality = shot.quality.to_map()
+    return {
+        "extrinsics": extrinsics,
+        "quality": quality,
+        "status": shot.status,
+        "usable": quality["usable"],
+        "warnings": quality["warnings"],
+        "timings": {"seconds": meter.seconds, "peak_mib": meter.peak_mib},
+    }
+
+
+def frame_store_long_side(settings: SolveSettings) -> int:
+    """Longest side of the decoded frames, pixels: 640 for fast, 1024 for balanced, 1280 for best.
+
+    ``tracking_resolution`` is the height of a 4:3 picture with as many pixels as tracking sees, so
+    its width is 4/3 of it. Frames are stored at twice that, because corners are located to a
+    fraction of a pixel and the error in plate pixels shrinks with the size of the stored frame;
+    beyond it, time and disk grow and the sensor noise of the finer pixels eats up the gain.
+    """
+    return round(settings.tracking_resolution * 8 / 3)
+
+
+def _read_plate(job: SolveJob, progress: Progress) -> Footage:
+    settings = job.settings
+    plate = open_plate(
+        job.plate, settings.first_frame, settings.last_frame, max_frames=settings.max_frames
+    )
+    long_side = frame_store_long_side(settings)
+    frames = decode(plate, job.work_dir / "frames.rgb", long_side, progress)
+    masks = None
+    if job.masks is not None:
+        store = job.work_dir / "user_masks.u8"
+        masks = decode_masks(job.masks, plate.info, frames, store, progress)
+    return Footage(plate.info, frames, masks)
+
+
+def _solve_classical(
+    job: SolveJob, footage: Footage, choice: EngineChoice, meter: StageMeter, progress: Progress
+) -> SolvedShot:
+    settings, plate = job.settings, footage.plate
+    frames, masks = footage.frames, footage.user_masks
+    progress.skip("mono_depth", NO_NETWORKS)
+    progress.skip("metric_depth", NO_NETWORKS)
+    with meter.stage("tracking"):
+        solution = solve_cameras(frames, masks, plate, settings, progress)
+    with meter.stage("flow"):
+        flow = solve_flow(frames, masks, solution, settings, job.work_dir, progress)
+    with meter.stage("video_depth"):
+        depth = solve_depth(frames, masks, flow, solution, settings, job.work_dir, progress)
+    quality = judge(solution, plate, flow.moving_share)
+    return SolvedShot(
+        plate=plate,
+        cameras=solution.cameras,
+        points=solution.points,
+        depth=depth.depth,
+        depth_near_far=depth.near_far,
+        motion_masks=flow.motion_masks,
+        quality=replace(quality, warnings=[*quality.warnings, *depth.notices]),
+        source=choice.source,
+        solving_method=_solving_method(solution),
+        status=f"{choice.status}: {_in_words(solution)}. Verdict: {quality.verdict}.",
+    )
+
+
+def _solving_method(solution: TrackingSolution) -> str:
+    focal = "known" if solution.focal_given else "estimated"
+    return f"classical: {solution.model} camera, {focal} focal length"
+
+
+def _in_words(solution: TrackingSolution) -> str:
+    if solution.model == "tripod":
+        return "no parallax, solved as a tripod shot (rotation only)"
+    return "camera path and points"
+
+
+@contextlib.contextmanager
+def _full_disk_explained(job: SolveJob) -> Iterator[None]:
+    """Turn the system's word for a full disk, from whichever stage, into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise MegasamError(
+            "disk_full",
+            f"The solver's disk is full ({error.filename or job.work_dir}).",
+            "Free space there, or solve fewer frames or with a lower preset.",
+        ) from error
