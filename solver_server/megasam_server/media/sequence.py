@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from megasam_server.media.view_transform import (
     luminance_sample,
 )
 
+READ_AHEAD = 2  # frames; each may be hundreds of MiB
 EXPOSURE_FRAMES = 8  # sampled over the range, first and last included
 
 
@@ -81,8 +84,21 @@ class SequenceReader:
 
     def pictures(self, first: int, last: int) -> Iterator[np.ndarray]:
         """See ``PlateReader``."""
-        for number in range(first, last + 1):
-            yield self._picture(number)
+        return self._read(range(first, last + 1))
+
+    def _read(self, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+        """Pictures in the given order, while the next ones are read in other threads."""
+        with ThreadPoolExecutor(READ_AHEAD, "plate-reader") as pool:
+            pending: deque[Future[np.ndarray]] = deque()
+            try:
+                for number in numbers:
+                    pending.append(pool.submit(self._picture, number))
+                    if len(pending) > READ_AHEAD:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _picture(self, number: int) -> np.ndarray:
         header, picture = read_still(self._file_of[number], number)
@@ -108,8 +124,8 @@ class SequenceReader:
 
     def _scene_view(self, first: int, last: int) -> SceneView:
         is_log = self._header.is_log
-        sampled = np.unique(np.linspace(first, last, EXPOSURE_FRAMES).round().astype(int))
-        samples = [luminance_sample(self._picture(int(n))[:, :, :3], is_log) for n in sampled]
+        sampled = np.unique(np.linspace(first, last, EXPOSURE_FRAMES).round().astype(int)).tolist()
+        samples = [luminance_sample(p[:, :, :3], is_log) for p in self._read(sampled)]
         return SceneView(is_log, exposure_of(samples))
 
     def _warnings(self) -> list[Notice]:

@@ -80,7 +80,9 @@ def test_solver_size_keeps_the_shape(width, height, limit):
 def test_4k_portrait_and_odd_sizes(tmp_path):
     sizes = {"uhd": (3840, 2160, 960, 540), "odd": (301, 203, 301, 203), "tall": (90, 700, 90, 700)}
     for name, (width, height, small_width, small_height) in sizes.items():
-        folder = write_pngs(tmp_path / name, range(2), width, height)
+        folder = tmp_path / name
+        for number in range(2):
+            write_still(folder / f"a.{number}.dpx", picture(number, width, height))
         store, info = decoded(folder, tmp_path, 960)
         assert (info.width, info.height) == (width, height)
         assert (store.width, store.height) == (small_width, small_height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 
 import av
@@ -261,3 +262,21 @@ def test_tiny_movie(tmp_path):
     write_movie(tmp_path / "tiny.mp4", pictures(3, 48, 48), 24)
     error = error_of(tmp_path / "tiny.mp4")
     assert error.code == "plate_too_small" and "48 x 48" in error.message
+
+
+def test_trimmed_by_an_edit_list(tmp_path):
+    """QuickTime trims without encoding again: frames outside the edit are not part of the plate."""
+    path = encode_movie(tmp_path / "clip.mp4", pictures(40), codec_options={"g": "10", "bf": "2"})
+    data = bytearray(path.read_bytes())
+    entry = data.find(b"elst") + 12  # after type, version and flags, number of entries
+    duration, start = struct.unpack_from(">Ii", data, entry)
+    ticks_per_frame = start // 2  # the two frames that B-frames delay the first picture by
+    struct.pack_into(">Ii", data, entry, duration // 2, start + 5 * ticks_per_frame)
+    path.write_bytes(data)
+    plate = open_plate(path)
+    frames = list(plate)
+    assert len(frames) == plate.info.num_frames == 20 and plate.info.fps == pytest.approx(24)
+    for index, frame in enumerate(frames):
+        assert difference(frame, picture(5 + index)) < 4
+    for index, frame in enumerate(open_plate(path, 3, 6)):
+        assert difference(frame, picture(7 + index)) < 4
