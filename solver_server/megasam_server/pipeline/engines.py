@@ -91,7 +91,11 @@ def missing_dependencies() -> list[str]:
 def checkpoint_folder(model_path: str = "") -> Path:
     """Where checkpoints are looked for: the setting, the environment variable, the user's data."""
     chosen = model_path or os.environ.get(CHECKPOINTS_VARIABLE)
-    return Path(chosen) if chosen else platformdirs.user_data_path("megasam") / "checkpoints"
+    return (
+        Path(chosen)
+        if chosen
+        else platformdirs.user_data_path("megasam", appauthor=False) / "checkpoints"
+    )
 
 
 def find_checkpoints(model_path: str = "") -> list[Path]:
