@@ -16,17 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import psutil
-import typer
-from megasam_shared.protocol import DEFAULT_PORT
 from megasam_shared.settings import PRESETS, SolveSettings
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from megasam_server.cli.serve import default_state
 from megasam_server.pipeline.engines import (
     CHECKPOINTS_VARIABLE,
     MEGASAM_DEPENDENCIES,
@@ -70,35 +67,24 @@ class Check:
     advice: str = ""
 
 
-def doctor(
-    state: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The server's folder; default: the user's data folder."),
-    ] = None,
-    port: Annotated[int, typer.Option(help="Where `megasam serve` would listen.")] = DEFAULT_PORT,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
-) -> None:
-    """Say what is installed, which engine would run, and what to do about each lack.
+def doctor(state_dir: Path, port: int, as_json: bool = False) -> int:
+    """Print the report; 0 when a solve can run on this machine, else 1.
 
-    Exit code: 0 when a solve can run on this machine, else 1.
+    Args:
+        state_dir: where the server keeps its jobs. port: where ``megasam serve`` listens.
     """
-    checks = examine(state or default_state(), port)
+    checks = examine(state_dir, port)
     can_solve = all(check.state != "lack" for check in checks)
     if as_json:
         report = {"can_solve": can_solve, "checks": [asdict(check) for check in checks]}
         print(json.dumps(report, indent=1))
     else:
         _print_table(checks, can_solve)
-    if not can_solve:
-        raise typer.Exit(1)
+    return 0 if can_solve else 1
 
 
 def examine(state_dir: Path, port: int) -> list[Check]:
-    """All checks, in the order in which a person would want to read them.
-
-    Args:
-        state_dir: where the server keeps its jobs. port: where ``megasam serve`` listens.
-    """
+    """All checks, in the order in which a person would want to read them."""
     return [
         _python(),
         *_packages(),
