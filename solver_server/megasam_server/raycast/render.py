@@ -245,3 +245,8 @@ def _develop(linear: np.ndarray, film: Film, time: float, index: int, seed: int)
         rng = np.random.default_rng([seed, index])
         display += film.noise * rng.standard_normal(display.shape, dtype=np.float32)
     return np.clip(np.rint(display), 0, 255).astype(np.uint8)
+
+
+def moving_share(scene: Scene, camera: Camera, time: float) -> float:
+    """Share of the picture, 0-1, whose pixel centres show something that moves."""
+    return float(_Pass(scene, camera, time, (0.0, 0.0)).moving.mean())

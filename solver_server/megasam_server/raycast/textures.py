@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -18,15 +18,27 @@ _ROW = 4096  # cv2.remap cannot write rows longer than 32767: pixel lists are fo
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """A square picture repeated over the plane.
+    """A square picture repeated over the plane; painted when it is first looked at.
 
     Attributes:
-        levels: mip pyramid, uint8 [S,S,3], [S/2,S/2,3], ... 1; square root of linear RGB.
+        paint: makes the picture, linear RGB float [S,S,3], S a power of two, values 0-1.
         metres: length of one period on the surface.
     """
 
-    levels: tuple[np.ndarray, ...]
+    paint: Callable[[], np.ndarray]
     metres: float
+
+    @cached_property
+    def levels(self) -> tuple[np.ndarray, ...]:
+        """Mip pyramid, uint8 [S,S,3], [S/2,S/2,3], ... [1,1,3]: square root of linear RGB."""
+        level = np.clip(self.paint(), 0.0, 1.0).astype(np.float32)
+        levels = []
+        while True:
+            levels.append(np.round(np.sqrt(level) * 255.0).astype(np.uint8))
+            if level.shape[0] == 1:
+                return tuple(levels)
+            half = level.shape[0] // 2
+            level = cv2.resize(level, (half, half), interpolation=cv2.INTER_AREA)
 
     @property
     def texel(self) -> float:
@@ -70,18 +82,6 @@ def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     folded = maps.reshape(2, rows, width)
     flat = cv2.remap(image, folded[0], folded[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     return flat.reshape(-1, 3)[: len(x)]
-
-
-def bake(rgb: np.ndarray, metres: float) -> Texture:
-    """Mip pyramid of a linear picture float [S,S,3] (S a power of two, values 0-1)."""
-    level = np.clip(rgb, 0.0, 1.0).astype(np.float32)
-    levels = []
-    while True:
-        levels.append(np.round(np.sqrt(level) * 255.0).astype(np.uint8))
-        if level.shape[0] == 1:
-            return Texture(tuple(levels), metres)
-        half = level.shape[0] // 2
-        level = cv2.resize(level, (half, half), interpolation=cv2.INTER_AREA)
 
 
 def value_noise(
@@ -258,5 +258,9 @@ def texture(
     Raises:
         KeyError: unknown kind.
     """
-    rng = np.random.default_rng([seed, *kind.encode()])
-    return bake(_MAKERS[kind](size, rng, base, contrast), metres)
+    maker = _MAKERS[kind]
+
+    def paint() -> np.ndarray:
+        return maker(size, np.random.default_rng([seed, *kind.encode()]), base, contrast)
+
+    return Texture(paint, metres)
