@@ -10,6 +10,7 @@ Three ways to use it, which can be mixed:
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 import threading
@@ -41,6 +42,7 @@ from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import HashCache, OnBytes, fetch_artefacts, upload_files
 
 _KEPT_EVENTS = 512
+_WAIT_STEP = 0.2
 
 _Returned = TypeVar("_Returned")
 
@@ -196,13 +198,15 @@ class SolverClient:
                 if isinstance(answer, Result) and answer.job == job:
                     return answer
                 self._pass_on(answer, job, on_event)
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                try:
-                    answer = inbox.get(timeout=left)
-                except queue.Empty:
-                    raise MegasamError(
-                        "wait_timeout", f"Job {job} is not over after {timeout:g} s."
-                    ) from None
+                answer = None
+                while answer is None:
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise MegasamError(
+                            "wait_timeout", f"Job {job} is not over after {timeout:g} s."
+                        )
+                    # Short waits: on Windows Ctrl-C does not end a long one.
+                    with contextlib.suppress(queue.Empty):
+                        answer = inbox.get(timeout=_WAIT_STEP)
         finally:
             self._connection.remove_listener(inbox.put)
 

@@ -17,6 +17,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.wire import Bounds, Like, message
 
 PROTOCOL_VERSION = 1
+DEFAULT_PORT = 5599
 
 CHUNK_BYTES = 1 << 20
 MAX_FILES = 10_000

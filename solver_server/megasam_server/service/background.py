@@ -37,7 +37,8 @@ class Background:
         self._waker = context.socket(zmq.PUSH)
         self._waker.linger = 0
         self._waker.connect(address)
-        self._waker_lock = threading.Lock()
+        # Re-entrant: a signal handler may call in while this thread does.
+        self._waker_lock = threading.RLock()
         self._chunks = ThreadPoolExecutor(1, thread_name_prefix="chunks")
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow")
 

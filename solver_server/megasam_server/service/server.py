@@ -19,6 +19,7 @@ import zmq
 from megasam_shared import __version__
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import (
+    DEFAULT_PORT,
     PROTOCOL_VERSION,
     Attach,
     Cancel,
@@ -68,7 +69,7 @@ class ServerConfig:
     """
 
     state: Path
-    bind: str = "tcp://127.0.0.1:5599"
+    bind: str = f"tcp://127.0.0.1:{DEFAULT_PORT}"
     media_roots: Sequence[Path] = ()
     queue_limit: int = 100
     job_function: str = SOLVER

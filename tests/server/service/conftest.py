@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from megasam_server.service.private import PrivateServer
 from megasam_shared.client import SolverClient
+from megasam_shared.settings import SolveSettings
 
 JOB_FUNCTION = "tests.server.service.job_functions:run_job"
 REPOSITORY = Path(__file__).parents[3]
@@ -57,3 +59,34 @@ def make_plate(tmp_path):
         return files
 
     return make
+
+
+@pytest.fixture
+def hanging_job(client, make_plate, tmp_path):
+    """Submit a job that never ends by itself; returns (job id, pids of worker and its child)."""
+
+    def submit() -> tuple[str, list[int]]:
+        note = tmp_path / f"pids_{time.monotonic_ns()}"
+        plate = client.upload(make_plate(f"hang {note}", frames=1))
+        job = client.submit(plate, SolveSettings()).job
+        deadline = time.monotonic() + 15
+        while not (note.exists() and note.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return job, [int(pid) for pid in note.read_text().split()]
+
+    return submit
+
+
+def wait_until_gone(pids: list[int], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < deadline, f"processes {alive} are alive"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

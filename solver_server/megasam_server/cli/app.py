@@ -1,0 +1,81 @@
+"""The subcommands put together, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from megasam_shared import __version__
+from megasam_shared.errors import MegasamError
+from megasam_shared.protocol import DEFAULT_PORT
+
+from megasam_server.cli.serve import default_state, serve
+from megasam_server.cli.solve import solve
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="megasam",
+    help="Solve the camera of a plate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"megasam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show where an error came from."),
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+app.command()(solve)
+app.command()(serve)
+
+
+@app.command()
+def doctor(
+    state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="State folder of the server.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the server.")] = DEFAULT_PORT,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Say what is installed, which engine would run, and what to do about each lack."""
+    from megasam_server.cli import doctor as module
+
+    raise typer.Exit(module.doctor(state or default_state(), port, as_json))
+
+
+def main() -> None:
+    """Run the command; an error is one line and a hint on stderr, and exit code 2."""
+    try:
+        app()
+    except MegasamError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"megasam: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        print("megasam: stopped", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,147 @@
+"""``megasam solve``: a plate in, a folder with results out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+import typer
+from megasam_shared.client import SolverClient
+from megasam_shared.errors import MegasamError
+from megasam_shared.plate_files import find_plate_files
+from megasam_shared.remote_solve import FinishedSolve, check_output, solve_remotely
+from megasam_shared.settings import SolveSettings
+from rich.console import Console
+from rich.markup import escape
+
+from megasam_server.cli.settings_options import with_settings_options
+from megasam_server.cli.watchers import (
+    BarsWatcher,
+    JsonWatcher,
+    print_json_error,
+    print_json_result,
+)
+from megasam_server.service.private import PrivateServer
+from megasam_server.service.worker import SOLVER
+
+EXIT_NOT_USABLE = 1
+
+_VERDICT_STYLE = {"good": "bold green", "check": "bold yellow", "failed": "bold red"}
+
+
+@with_settings_options
+def solve(
+    plate: Annotated[
+        Path,
+        typer.Argument(
+            help="Movie, folder, one frame of a sequence, or a pattern such as plate.%04d.exr."
+        ),
+    ],
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of a running server, e.g. tcp://127.0.0.1:5599. Without it, a private"
+            " server runs for this solve.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results; default: PLATE_solve here."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Movie or sequence; white pixels are left out."),
+    ] = None,
+    by_path: Annotated[
+        bool,
+        typer.Option(
+            "--by-path",
+            help="Do not upload: the server reads the plate below one of its media roots.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per event on standard output.")
+    ] = False,
+    *,
+    settings: SolveSettings,
+) -> None:
+    """Solve the camera of a plate.
+
+    Exit code: 0 for a usable solve, 1 for one that must not be used, 2 for an error, 130 when
+    stopped.
+    """
+    # A script that ends us means what a person means with Ctrl-C: cancel the job, clean up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        finished = solve_plate(plate, server, out, masks, by_path, as_json, settings)
+    except MegasamError as error:
+        if as_json:
+            print_json_error(error)
+        raise
+    if not finished.usable:
+        raise typer.Exit(EXIT_NOT_USABLE)
+
+
+def solve_plate(
+    plate: Path,
+    server: str | None,
+    out: Path | None,
+    masks: Path | None,
+    by_path: bool,
+    as_json: bool,
+    settings: SolveSettings,
+) -> FinishedSolve:
+    """Solve and show it; the ``megasam solve`` command without its exit codes.
+
+    Raises:
+        MegasamError: whatever went wrong.
+    """
+    console = Console(stderr=as_json)
+    # A plate that is not there is said before anything is started.
+    name = plate.stem if by_path else find_plate_files(plate, masks, settings).name
+    out = out or Path(f"{name}_solve")
+    check_output(out)
+    with _client(server) as client, JsonWatcher() if as_json else BarsWatcher(console) as watcher:
+        finished = solve_remotely(
+            client, plate, out, settings, masks=masks, by_path=by_path, watcher=watcher
+        )
+    if as_json:
+        print_json_result(finished)
+    else:
+        _print_summary(console, finished)
+    return finished
+
+
+@contextlib.contextmanager
+def _client(address: str | None) -> Iterator[SolverClient]:
+    """A connected client of the server at ``address``, or of a private one."""
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            # The variable is for the project's own tests, which bring a job function along.
+            function = os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER)
+            address = stack.enter_context(PrivateServer(function)).address
+        cache = platformdirs.user_cache_path("megasam", appauthor=False) / "plate_hashes.json"
+        client = SolverClient(address, name="megasam solve", hash_cache=cache)
+        stack.enter_context(client)
+        client.connect()
+        yield client
+
+
+def _print_summary(console: Console, finished: FinishedSolve) -> None:
+    result, verdict = finished.result, finished.verdict
+    console.print(escape(str(result.get("status", ""))))
+    console.print(f"Verdict: [{_VERDICT_STYLE.get(verdict, 'bold red')}]{verdict}[/]")
+    for reason in finished.reasons:
+        console.print(f"  - {escape(reason)}")
+    warnings = result.get("warnings")
+    for warning in warnings if isinstance(warnings, list) else []:
+        if isinstance(warning, dict):
+            text = f"{warning.get('message', '')} {warning.get('hint', '')}".strip()
+            console.print(f"[yellow]Warning:[/] {escape(text)}")
+    console.print(f"Results: {escape(str(finished.folder.absolute()))}", soft_wrap=True)
