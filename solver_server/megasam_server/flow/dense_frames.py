@@ -18,17 +18,17 @@ LEAST_SIDE = 12
 
 
 def dense_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height that flow, masks and depth of ``width`` x ``height`` frames are computed at."""
+    """Width and height of flow, masks and depth for frames of ``width`` x ``height`` pixels."""
     scale = min(1.0, LONG_SIDE / max(width, height))
     return max(LEAST_SIDE, round(width * scale)), max(LEAST_SIDE, round(height * scale))
 
 
 class DenseFrames:
-    """Reads frames resized to :func:`dense_size`; the last few grey ones are kept. For several threads.
+    """Frames resized to :func:`dense_size`, for several threads; the last grey ones are kept.
 
     Args:
         frames: RGB.
-        left_out: 0 = use, anything else = leave out; of the same number of frames, any size; or None.
+        left_out: 0 = use, anything else = leave out; as many frames, any size; or None.
         keep: grey frames kept, enough for the longest flow step both ways.
     """
 
@@ -59,7 +59,7 @@ class DenseFrames:
         return grey
 
     def left_out(self, index: int) -> np.ndarray | None:
-        """Pixels that touch the artist's mask of frame ``index``, bool [h,w]; None without masks."""
+        """Pixels that touch the artist's mask of a frame, bool [h,w]; None without masks."""
         if self._left_out is None:
             return None
         mask = (self._left_out.frame(index) > 0).astype(np.float32)

@@ -35,7 +35,7 @@ class FlowStore:
 
     @classmethod
     def create(cls, folder: Path, edges: np.ndarray, width: int, height: int) -> FlowStore:
-        """An empty store for both directions of ``edges`` [E,2]; pair 2e is (i, j), 2e + 1 is (j, i)."""
+        """An empty store for both ways of ``edges`` [E,2]: pair 2e is (i, j), 2e + 1 is (j, i)."""
         pairs = np.stack([edges, edges[:, ::-1]], axis=1).reshape(-1, 2)
         store = cls(folder / "flow.f16", folder / "flow_trust.u8", pairs, width, height)
         for path in (store.flow_path, store.trust_path):

@@ -12,11 +12,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_THREADS = 4
-"""OpenCV and numpy leave the interpreter free, but the steps between do not: more threads gain nothing."""
+"""The steps between OpenCV's and numpy's hold the interpreter: more threads gain nothing."""
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``map(function, items)`` on several threads, at most twice as many results waiting as threads.
+    """``map(function, items)`` on several threads; at most two results per thread wait.
 
     When the consumer stops early, what has not started is dropped.
     """

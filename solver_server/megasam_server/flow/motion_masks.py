@@ -1,15 +1,16 @@
 """Which pixels move by themselves: what the flow shows and no static scene can.
 
-1. Every pixel gets the inverse depth, between zero and the nearest plausible, that explains all its flow
-   vectors best (several pairs at once, see :func:`fit_inverse_depth`). What remains is motion across the
-   epipolar line (Sampson's distance), along it to impossible depths, or differing from pair to pair.
-2. That remainder, in units of the clip's own noise, is a vote for motion, as far as the picture itself
+1. Every pixel gets the inverse depth, between zero and the nearest plausible, that explains all its
+   flow vectors best (several pairs at once, see :func:`fit_inverse_depth`). What remains is motion
+   across the epipolar line (Sampson's distance), along it to impossible depths, or differing from
+   pair to pair.
+2. That remainder, in units of the clip's own noise, is a vote for motion, as far as the picture
    bears it out: where the static prediction matches the other frame as well as the flow does (walls
-   without texture) there is no case. Pixels with texture and agreeing forward and backward flow vote
-   louder, the others follow them along image edges.
+   without texture) there is no case. Pixels with texture and agreeing forward and backward flow
+   vote louder, the others follow them along image edges.
 3. Motion along the epipolar line shows only over longer times, see :mod:`see_through`.
-4. Votes are averaged with those of neighbouring frames along the flow, thresholded with hysteresis and
-   cleaned of specks.
+4. Votes are averaged with those of neighbouring frames along the flow, thresholded with hysteresis
+   and cleaned of specks.
 
 All but the threshold works on every second pixel in both directions.
 """
@@ -48,7 +49,7 @@ PARALLAX_ERROR = 0.04
 """Flow is wrong by this share of the parallax where depths mix (edges, thin things)."""
 
 GREY_NOISE = 4.0
-"""Grey levels by which two pictures of the same thing may differ; what a pair shows counts if less."""
+"""Most grey levels of difference that are put down to noise; a cleaner pair sets less."""
 
 SURE, LIKELY = 0.6, 0.45
 """Hysteresis: a region needs a sure pixel and grows over the likely ones."""
@@ -58,7 +59,7 @@ SPECK = 1 / 2500
 
 
 def _misfit(grey: np.ndarray, other: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Mean squared difference of ``grey`` [h,w] and ``other`` sampled at ``at`` [2,h,w], 7x7 window."""
+    """Mean squared difference (7x7) of ``grey`` [h,w] and ``other`` sampled at ``at`` [2,h,w]."""
     at = np.nan_to_num(at, nan=-1e4)
     sampled = cv2.remap(other, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return cv2.blur(np.square(grey - sampled), (7, 7))
@@ -70,7 +71,7 @@ def motion_votes(
     grey: np.ndarray,
     other_grey: Callable[[int], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vote (0 = static, 1 = moving) and its loudness (0-1) for every pixel of a grid, float32 [h,w].
+    """Vote (0 = static, 1 = moving) and its loudness (0-1) for every grid pixel, float32 [h,w].
 
     Args:
         sightings: of the grid.
@@ -104,7 +105,7 @@ def _remove_specks(mask: np.ndarray, least_area: int) -> np.ndarray:
 
 
 def clean_mask(probability: np.ndarray) -> np.ndarray:
-    """Probability of motion, float32 0-1 [h,w], to a mask uint8 [h,w]: hysteresis, no specks or pinholes."""
+    """Probability of motion (0-1) to a mask uint8 [h,w]: hysteresis, no specks, no pinholes."""
     likely = (probability > LIKELY).astype(np.uint8)
     _, labels = cv2.connectedComponents(likely, connectivity=4)
     sure = np.zeros(labels.max() + 1, bool)
@@ -140,7 +141,7 @@ class MotionFinder:
     Args:
         frames, cameras: at the same size.
         store, rigid: flow of the frames and how rigid motion fits it.
-        near_inverse_depth: [N] inverse depth of the nearest solved points; 0 = rotation only (tripod).
+        near_inverse_depth: [N] inverse depth of the nearest solved points; 0 = tripod.
         unit: typical depth, world units.
         folder: for files.
     """

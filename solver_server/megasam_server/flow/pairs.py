@@ -12,7 +12,7 @@ STEPS = (2, 3, 4, 6, 8, 12, 16)
 """Candidates for the longer step, frames."""
 
 WANTED_PARALLAX = 1 / 60
-"""Median parallax that a longer step should reach, share of the picture's long side (about 10 px of 640)."""
+"""Median parallax that a longer step should reach, share of the long side (10 px of 640)."""
 
 LEAST_OVERLAP = 0.6
 """Share of a frame that must still be in view after a longer step."""
@@ -24,7 +24,7 @@ BLIND_STEP = 4
 def visible_inverse_depths(
     cameras: CameraPath, points: PointCloud, frame: int, most: int = 400
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Solved points that were observed in ``frame``: pixels [M,2] and inverse depths [M], at most ``most``."""
+    """At most ``most`` solved points seen in ``frame``: pixels [M,2] and inverse depths [M]."""
     seen = points.seen_point[points.seen_frame == frame]
     if len(seen) > most:
         seen = seen[np.linspace(0, len(seen) - 1, most).astype(int)]
@@ -41,7 +41,7 @@ def _grid_at_infinity(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
 def _parallax_and_overlap(
     cameras: CameraPath, i: int, j: int, pixels: np.ndarray, inverse_depth: np.ndarray
 ) -> tuple[float, float]:
-    """Median parallax (px) of the samples from frame ``i`` to ``j``, and the share that stays in view."""
+    """Median parallax (px) from frame ``i`` to ``j``, and the share of samples still in view."""
     view = TwoView.between(cameras, i, j)
     infinity = view.at_infinity(pixels[:, 0], pixels[:, 1])
     arrived = view.project(infinity, inverse_depth)
@@ -55,7 +55,7 @@ def _parallax_and_overlap(
 def _longer_step(
     cameras: CameraPath, frame: int, direction: int, samples: tuple[np.ndarray, np.ndarray]
 ) -> int | None:
-    """The shortest step with the wanted parallax, else the longest that keeps the overlap; 0 = none."""
+    """The shortest step with the wanted parallax, else the longest with overlap, else None."""
     size = cameras.intrinsics
     wanted = WANTED_PARALLAX * max(size.width, size.height)
     has_depth = bool(np.any(samples[1] > 0))
@@ -76,8 +76,8 @@ def _longer_step(
 def choose_pairs(cameras: CameraPath, points: PointCloud, tripod: bool) -> np.ndarray:
     """Unordered pairs to match, int64 [E,2] with i < j, sorted.
 
-    Every frame gets its neighbours and, ahead and back, one longer step chosen from the solved cameras
-    so that its points move enough to be triangulated while the frames still overlap.
+    Every frame gets its neighbours and, ahead and back, one longer step chosen from the solved
+    cameras so that its points move enough to be triangulated while the frames still overlap.
 
     Args:
         cameras: at the size the flow is computed at.

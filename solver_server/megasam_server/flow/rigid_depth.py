@@ -1,8 +1,9 @@
 """The depth that every pixel would have if nothing moved: triangulated flow, and how sure it is.
 
-Motion masks ask whether these depths can be true, video depth uses those that are. All of it lies on a grid
-of every ``STRIDE``-th pixel and in units of the clip: inverse depth times a typical depth, so that 1 is a
-typical surface. Weights are 1 / variance in these units: weight 100 is a depth known to 10 % there.
+Motion masks ask whether these depths can be true, video depth uses those that are. All of it lies
+on a grid of every ``STRIDE``-th pixel and in units of the clip: inverse depth times a typical
+depth, so that 1 is a typical surface. Weights are 1 / variance in these units: weight 100 is a
+depth known to 10 % there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MOST_WEIGHT = 1000.0
 """Flow errors of one frame share causes: no pixel is believed better than about 3 %."""
 
 TEXTURE_GRADIENT = 3.0
-"""Gradient along the epipolar line, grey levels per pixel, at which a measurement counts half."""
+"""Gradient along the epipolar line, grey levels per pixel, at which flow counts a quarter."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ Structure = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def structure_tensor(grey: np.ndarray) -> Structure:
-    """Mean gradient products (xx, xy, yy), grey levels^2 per pixel^2, of 7x7 pixels about the grid's."""
+    """Gradient products (xx, xy, yy) about each grid pixel, mean of 7x7, (grey levels/pixel)^2."""
     smooth = cv2.GaussianBlur(grey, (5, 5), 1.0)
     dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
     xx, xy, yy = (cv2.blur(p, (7, 7))[::STRIDE, ::STRIDE] for p in (dx * dx, dx * dy, dy * dy))
@@ -77,13 +78,15 @@ def texture_weight(structure: Structure) -> np.ndarray:
 
 
 def weigh_along_epipolar_lines(sightings: list[FlowSighting], structure: Structure) -> None:
-    """Lower the weights in place where the picture does not show motion in the direction of depth."""
+    """Lower weights in place where the picture cannot show motion in the direction of depth."""
     xx, xy, yy = structure
     for s in sightings:
         e, seen = s.sighting.view.epipole.astype(np.float32), s.sighting.seen
         x, y = e[0] - seen[0] * e[2], e[1] - seen[1] * e[2]
         energy = (x * x * xx + 2 * x * y * xy + y * y * yy) / np.maximum(x * x + y * y, 1e-12)
-        s.sighting.weight[:] *= energy / (energy + np.float32(TEXTURE_GRADIENT**2)) + 1e-4
+        s.sighting.weight[:] *= (
+            np.square(energy / (energy + np.float32(TEXTURE_GRADIENT**2))) + 1e-6
+        )
 
 
 def triangulate(
@@ -91,8 +94,8 @@ def triangulate(
 ) -> RigidDepth:
     """Triangulate all flow of one frame.
 
-    The weight combines the angle and the noise (information of the least squares fit; the sightings'
-    weights hold round trip and texture) with how well the sightings agree.
+    The weight combines the angle and the noise (information of the least squares fit; the
+    sightings' weights hold round trip and texture) with how well the sightings agree.
 
     Args:
         limits: inverse depths that static pixels may have, world units.

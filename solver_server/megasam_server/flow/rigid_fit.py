@@ -1,4 +1,4 @@
-"""How well rigid motion explains each flow: a small turn that corrects the solved camera, and the noise."""
+"""How well rigid motion explains each flow: a turn that corrects the camera, and the noise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RigidFit:
 
 
 def inverse_depth_limits(near_inverse_depth: float) -> tuple[float, float]:
-    """Inverse depths that a static pixel may have, from the nearest solved points' (0 for a tripod)."""
+    """Inverse depths a static pixel may have, from the nearest points' (0 for a tripod)."""
     return 0.0, 4.0 * near_inverse_depth
 
 
@@ -58,9 +58,11 @@ def _fit_one(
     trust: np.ndarray,
     limits: tuple[float, float],
 ) -> tuple[np.ndarray, float]:
-    """Turn [3] and sigma of one pair from sampled flow: iteratively re-weighted Gauss-Newton."""
-    turn = np.zeros(3)
-    scale = 1.0
+    """Turn [3] and sigma (NaN = unknown) of one pair: iteratively re-weighted Gauss-Newton.
+
+    Of the turns on the way, from none to the last, the one with the least noise is taken.
+    """
+    turn, best = np.zeros(3), None
     for _ in range(6):
         view = TwoView.between(cameras, i, j, turn)
         infinity = view.at_infinity(pixels[0], pixels[1])
@@ -70,7 +72,7 @@ def _fit_one(
         residual = (seen - predicted).T.astype(np.float64)
         usable = (trust > 0.5) & np.isfinite(residual).all(axis=1)
         if usable.sum() < 30:
-            return turn, np.nan
+            break
         # Where the depth is free, motion along the epipolar line says nothing about the turn.
         free = (inverse_depth > limits[0]) & (inverse_depth < limits[1])
         line = (view.epipole[:2, None] - predicted * view.epipole[2]).T
@@ -80,14 +82,14 @@ def _fit_one(
         error = np.linalg.norm(residual, axis=1)
         error_across = np.abs(np.sum(residual * across, axis=1))
         error = np.where(free, error_across, error)
-        # 35th percentile of |normal| (one equation) or of Rayleigh (two): movers sit above it.
-        one, two = error[usable & free], error[usable & ~free]
-        quantiles = [
-            np.quantile(part, 0.35) / unit
-            for part, unit in ((one, 0.454), (two, 0.928))
-            if len(part) > 0.2 * usable.sum()
-        ]
-        scale = max(float(np.mean(quantiles)), LEAST_SIGMA)
+        # A low percentile, in units of its value for |normal| (one equation) or Rayleigh (two) of
+        # sigma 1: movers may take almost half of the picture and sit above it.
+        unit_error = np.where(free, error / 0.385, error / 0.844)
+        scale = max(float(np.quantile(unit_error[usable], 0.3)), LEAST_SIGMA)
+        if best is None or scale < best[1]:
+            best = turn, scale
+        elif scale > 1.05 * best[1]:
+            break
         weight = usable / np.square(1 + np.square(error / (3 * scale)))
         j_across = np.einsum("ma,mak->mk", across, jacobian)
         r_across = np.sum(across * residual, axis=1)
@@ -102,7 +104,7 @@ def _fit_one(
         turn = turn + step
         if np.abs(step).max() < 1e-5:
             break
-    return turn, scale
+    return best or (np.zeros(3), np.nan)
 
 
 def fit_rigid(
@@ -141,6 +143,6 @@ def fit_rigid(
     for group in (steps == 1, steps > 1):
         known = sigmas[group & np.isfinite(sigmas)]
         usual = float(np.median(known)) if len(known) else 0.5
-        # A pair that looks much cleaner than its kind is luck (blur, no texture): do not believe it.
+        # A pair that looks much cleaner than its kind is luck (blur, no texture).
         sigmas[group] = np.maximum(np.nan_to_num(sigmas[group], nan=2 * usual), 0.7 * usual)
     return RigidFit(turns, sigmas)

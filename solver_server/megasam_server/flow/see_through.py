@@ -1,10 +1,10 @@
-"""Motion along the epipolar line, which flow alone takes for depth: frames that see through one another.
+"""Motion along the epipolar line, which flow takes for depth: frames that see through each other.
 
-A thing that moves in the direction in which depth would move it has flow like a static thing at a wrong
-depth. But a static thing would still be there later. Every pixel's rigid depth is tested against frames
-some time away: a point that another frame should see, but sees farther background instead, is not where
-its depth says; nor is one that lies behind a surface which other frames have measured on the same line
-of sight. Both are honest in a static scene: points merely hidden contradict nobody.
+A thing that moves in the direction in which depth would move it has flow like a static thing at a
+wrong depth. But a static thing would still be there later. Every pixel's rigid depth is tested
+against frames some time away: a point that another frame should see, but sees farther background
+instead, is not where its depth says; nor is one that lies behind a surface which other frames have
+measured on the same line of sight. Points merely hidden contradict nobody.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _tolerance(
 
 
 def _land(view: TwoView, depth: RigidDepth, unit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Grid positions [2,h,w] (coarse pixels) and inverse depths of a frame's points in another one."""
+    """Positions [2,h,w] (coarse pixels) and inverse depths of a frame's points in another one."""
     height, width = depth.weight.shape
     x, y = pixel_grid(height, width)
     scale = np.float32(STRIDE * COARSE)
@@ -61,7 +61,7 @@ def _land(view: TwoView, depth: RigidDepth, unit: float) -> tuple[np.ndarray, np
 def _seen_through(
     here: RigidDepth, there: RigidDepth, view: TwoView, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Contradicted (0/1) and tested (0/1) points of ``here``: ``there`` sees farther where they should be."""
+    """Points of ``here`` (0/1) where ``there`` sees farther, and points tested (0/1)."""
     at, arrived = _land(view, here, unit)
     # The nearest surface about the landing place, and sureness all about it: edges are blurred.
     kernel = np.ones((3, 3), np.uint8)
@@ -77,7 +77,7 @@ def _seen_through(
 def _behind_a_surface(
     here: RigidDepth, there: RigidDepth, back: TwoView, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for points of ``here`` that lie behind what ``there`` measured on their line of sight."""
+    """Points of ``here`` (0/1) behind what ``there`` has measured, and points tested (0/1)."""
     at, arrived = _land(back, there, unit)
     column, row = np.rint(np.clip(at, -1, 1e6)).astype(np.int64)
     height, width = here.weight.shape

@@ -32,7 +32,7 @@ class FlowSighting:
 def sightings_of_frame(
     store: FlowStore, cameras: CameraPath, rigid: RigidFit, frame: int, stride: int
 ) -> list[FlowSighting]:
-    """All flow that starts in ``frame``, at every ``stride``-th pixel; ``cameras`` at the store's size."""
+    """All flow from ``frame``, every ``stride``-th pixel; ``cameras`` are at the store's size."""
     x, y = pixel_grid(store.height, store.width)
     x, y = x[:, ::stride], y[::stride]
     found = []

@@ -29,8 +29,8 @@ class FlowResult:
     Attributes:
         flows: optical flow of the chosen pairs, both directions, on disk.
         rigid: correction of the camera's rotation and noise of each pair.
-        near_inverse_depth: [N] inverse depth of the nearest solved points in each frame, world units;
-            all 0 for a tripod shot.
+        near_inverse_depth: [N] inverse depth of the nearest solved points in each frame, world
+            units; all 0 for a tripod shot.
         rigid_depth: triangulated depth of every frame as if nothing moved.
         motion_masks: uint8 [N,h,w] memory map, 1 = moving, 0 = static.
         moving_share: mean of the masks.
@@ -42,6 +42,13 @@ class FlowResult:
     rigid_depth: RigidDepthStore
     motion_masks: np.ndarray
     moving_share: float
+
+    def motion_mask(self, frame: int) -> np.ndarray:
+        """Mask of one frame, uint8 [h,w], in memory: unlike the map's pages it goes after use."""
+        shape = self.motion_masks.shape[1:]
+        size = shape[0] * shape[1]
+        flat = np.fromfile(self.motion_masks.filename, np.uint8, count=size, offset=frame * size)
+        return flat.reshape(shape)
 
 
 def _scene_range(cameras: CameraPath, solution: TrackingSolution) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +101,8 @@ def solve_flow(
     if not count == mask_count == len(solution.cameras):
         raise MegasamError(
             "frame_count_mismatch",
-            f"{count} frames, {mask_count} masks and {len(solution.cameras)} cameras do not belong together.",
+            f"{count} frames, {mask_count} masks and {len(solution.cameras)} cameras: "
+            "they do not belong together.",
         )
     folder = work_dir / "flow"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """How a picture moves from one solved camera to another, and inverse depth from such motion.
 
 With inverse z-depth r = 1/z of pixel x (homogeneous) in camera i, its image in camera j is
-x_j ~ K_j R K_i^-1 x + r K_j t (Hartley and Zisserman, Multiple View Geometry, eq. 9.7 divided by z):
-a homography of the plane at infinity plus r times the epipole. It is linear in r.
+x_j ~ K_j R K_i^-1 x + r K_j t (Hartley and Zisserman, Multiple View Geometry, eq. 9.7 divided by
+z): a homography of the plane at infinity plus r times the epipole. It is linear in r.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class TwoView:
     """From camera i to camera j, in pixels with centres at integers.
 
     Attributes:
-        homography: K_j R K_i^-1, float64 [3,3], scaled so that depth keeps its meaning (no normalisation).
+        homography: K_j R K_i^-1, float64 [3,3], scaled so that depth keeps its meaning (no
+            normalisation).
         epipole: K_j t, float64 [3]; the homogeneous image of camera i's centre in camera j.
         focal, centre: of camera j, each a pair (x, y), pixels.
     """
@@ -34,7 +35,7 @@ class TwoView:
     def between(
         cls, cameras: CameraPath, i: int, j: int, turn: np.ndarray | None = None
     ) -> TwoView:
-        """Cameras ``i`` and ``j`` of a path; ``turn`` [3] (radians) rotates camera j about its centre."""
+        """Cameras ``i`` and ``j``; ``turn`` [3] (radians) rotates camera j about its centre."""
         poses = cameras.world_from_cam
         j_from_world = np.linalg.inv(poses[j])
         j_from_i = j_from_world @ poses[i]
@@ -65,7 +66,7 @@ class TwoView:
         return homography
 
     def at_infinity(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Homogeneous images of pixels (``x``, ``y``) at infinite depth, float32 [3, *broadcast shape]."""
+        """Homogeneous images of pixels (``x``, ``y``) at infinite depth, float32 [3, ...]."""
         h = self.homography.astype(np.float32)
         return np.stack(np.broadcast_arrays(*(row[0] * x + (row[1] * y + row[2]) for row in h)))
 
@@ -88,7 +89,7 @@ class TwoView:
 
 
 def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates that broadcast to [height, width]: x float32 [1,width], y float32 [height,1]."""
+    """Pixel coordinates x [1,width], y [height,1], float32, that broadcast to the picture."""
     return (
         np.arange(width, dtype=np.float32)[None, :],
         np.arange(height, dtype=np.float32)[:, None],
@@ -112,7 +113,7 @@ class Sighting:
     weight: np.ndarray
 
     def residual(self, inverse_depth: np.ndarray) -> np.ndarray:
-        """Distance between measured and predicted pixel, px, float32 [...]; 1e3 behind the camera."""
+        """Distance of measured and predicted pixel, px, float32 [...]; 1e3 behind the camera."""
         difference = self.view.project(self.infinity, inverse_depth) - self.seen
         return np.nan_to_num(np.hypot(difference[0], difference[1]), nan=1e3)
 
@@ -123,14 +124,15 @@ def fit_inverse_depth(
     iterations: int = 3,
     outlier_sigma: float = 3.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse depth of every pixel from several sightings: robust least squares, clamped to ``limits``.
+    """Inverse depth of every pixel: robust least squares over its sightings, within ``limits``.
 
     Each sighting gives two equations linear in r, (e_x - u e_z) r = u a_z - a_x and the same for y;
     dividing by the depth in the other camera turns them into pixels, and Geman-McClure weights at
     ``outlier_sigma`` keep one wrong sighting from spoiling the rest (both by re-weighting).
 
     Returns:
-        inverse depth and its information (1 / variance), float32 [...]; information 0 = nothing known.
+        inverse depth and its information (1 / variance), float32 [...]; information 0 = nothing
+        known.
     """
     low, high = np.float32(limits)
     shape = sightings[0].weight.shape

@@ -1,8 +1,9 @@
 """A whole depth map from what was measured: smooth where the picture is, free to jump at its edges.
 
-The map u minimises  sum w (u - r)^2 + lambda sum g |grad u|^2  over inverse depth (planes stay planes), w
-the weight of each measurement r, g small across colour edges: the weighted least squares of Farbman et
-al. 2008 with a data term. It is solved from coarse to fine with Jacobi sweeps (cascadic multigrid).
+The map u minimises  sum w (u - r)^2 + lambda sum g |grad u|^2  over inverse depth (planes stay
+planes), w the weight of each measurement r, g small across colour edges: the weighted least squares
+of Farbman et al. 2008 with a data term. It is solved from coarse to fine with Jacobi sweeps
+(cascadic multigrid).
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def fill(values: np.ndarray, weights: np.ndarray, guide: np.ndarray) -> np.ndarr
 
 
 CONTACT_SHARE = 0.15
-"""Lowest part of a moving region, share of its height, about which the ground contact is looked for."""
+"""Lowest part of a moving region, share of its height, about which the ground contact is looked
+for."""
 
 RING = 4
 """Width of the band about a moving region that its depth is taken from, grid pixels."""
@@ -100,10 +102,10 @@ def mover_depth(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inverse depth for moving regions, which triangulation cannot measure.
 
-    A moving thing is taken to stand upright where its lowest part touches the picture behind it: the
-    whole region gets the median inverse depth of the measured band about its lowest part, but never lies
-    behind the median of the band all around (it hides what it moves in front of). Against flicker the
-    value follows that of the frame before.
+    A moving thing is taken to stand upright where its lowest part touches the picture behind it:
+    the whole region gets the median inverse depth of the measured band about its lowest part, but
+    never lies behind the median of the band all around (it hides what it moves in front of).
+    Against flicker the value follows that of the frame before.
 
     Args:
         moving: bool [h,w].

@@ -29,19 +29,22 @@ class StaticDepth:
         self._flow, self._frames = flow, frames
         self.unit = flow.rigid_depth.unit
 
-    def read(self, frame: int) -> RigidDepth:
-        """Rigid depth with weight 0 for moving and left-out pixels with their margin, and where the
-        inverse depth is stuck at the nearest allowed."""
-        depth = self._flow.rigid_depth.read(frame)
-        bad = np.array(self._flow.motion_masks[frame])
+    def holds(self, frame: int) -> np.ndarray:
+        """Pixels that are neither moving nor left out nor within the margin of these, bool
+        [h/2,w/2]."""
+        bad = self._flow.motion_mask(frame)
         left_out = self._frames.left_out(frame)
         if left_out is not None:
             bad |= left_out
         kernel = np.ones((2 * MOVING_MARGIN + 1,) * 2, np.uint8)
-        bad = cv2.dilate(bad, kernel)[::STRIDE, ::STRIDE] > 0
+        return cv2.dilate(bad, kernel)[::STRIDE, ::STRIDE] == 0
+
+    def read(self, frame: int) -> RigidDepth:
+        """Rigid depth with weight 0 where it does not hold, or is stuck at the nearest allowed."""
+        depth = self._flow.rigid_depth.read(frame)
         nearest = inverse_depth_limits(self._flow.near_inverse_depth[frame])[1]
-        stuck = depth.inverse_depth >= 0.99 * nearest * self.unit
-        return RigidDepth(depth.inverse_depth, np.where(bad | stuck, 0, depth.weight))
+        free = depth.inverse_depth < 0.99 * nearest * self.unit
+        return RigidDepth(depth.inverse_depth, depth.weight * (self.holds(frame) & free))
 
 
 def transfer(
@@ -74,8 +77,8 @@ def fuse_frame(
 ) -> tuple[RigidDepth, list[FlowSighting]]:
     """A frame's own measurement averaged with its neighbours', brought over along the flow.
 
-    Measurements far from the common value count less (Geman-McClure, two rounds). Without ``over_time``
-    it is the frame's own alone.
+    Measurements far from the common value count less (Geman-McClure, two rounds). Without
+    ``over_time`` it is the frame's own alone.
 
     Returns:
         the fused measurement, and the frame's sightings for further use.
@@ -100,4 +103,4 @@ def fuse_frame(
         robust = weights * np.square(1 / (1 + chi2 / 9))
         total = np.maximum(robust.sum(axis=0), 1e-9)
         mean = (robust * values).sum(axis=0) / total
-    return RigidDepth(mean, np.minimum(total, MOST_WEIGHT)), sightings
+    return RigidDepth(mean, np.minimum(total, MOST_WEIGHT) * static.holds(frame)), sightings

@@ -26,7 +26,8 @@ from megasam_server.video_depth.fill import fill, mover_depth
 from megasam_server.video_depth.fuse import StaticDepth, fuse_frame, transfer
 
 NO_PARALLAX_DEPTH = 1.0
-"""Depth of every pixel when the camera only turned, world units: there is nothing to measure it by."""
+"""Depth of every pixel when the camera only turned, world units: there is nothing to measure it
+by."""
 
 FAR_LIMIT = 500.0
 """Sky and whatever shows no parallax lies this many typical depths away."""
@@ -52,7 +53,8 @@ class DepthResult:
     """What stage 5 hands on; h, w as :func:`dense_size` says.
 
     Attributes:
-        depth: z-depth, world units, float32 [N,h,w] memory map, finite, > 0 and fit for half floats.
+        depth: z-depth, world units, float32 [N,h,w] memory map, finite, > 0 and fit for half
+            floats.
         confidence: uint8 [N,h,w] memory map; 255 = measured well, 127 = about 10 %, 0 = filled in.
         near_far: nearest and farthest depth for previews, fixed over the clip.
         notices: for the artist.
@@ -160,8 +162,9 @@ def solve_depth(
 ) -> DepthResult:
     """Depth of every frame: triangulated flow, fused over time, filled where nothing was measured.
 
-    Moving pixels get the depth of the ground they touch, see :func:`mover_depth`; left-out pixels are
-    filled from their surroundings. With ``settings.run_cvd`` off, frames are not fused over time.
+    Moving pixels get the depth of the ground they touch, see :func:`mover_depth`; left-out pixels
+    are filled from their surroundings. With ``settings.run_cvd`` off, frames are not fused over
+    time.
 
     Args:
         frames: N RGB frames.
@@ -197,7 +200,7 @@ def solve_depth(
         if previous is not None and back and settings.run_cvd:
             brought, trust = transfer(back[0], previous, cameras, frame, unit), back[0].trust
         anchors, farthest = _anchors(cameras, solution.points, frame, unit, grid)
-        moving = flow.motion_masks[frame][::STRIDE, ::STRIDE] > 0
+        moving = flow.motion_mask(frame)[::STRIDE, ::STRIDE] > 0
         guide = cv2.blur(dense.rgb(frame), (3, 3))[::STRIDE, ::STRIDE].astype(np.float32)
         previous = _complete(measured, anchors, farthest, moving, brought, trust, guide)
         inverse_depth = cv2.resize(previous, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -214,8 +217,8 @@ def solve_depth(
         notices.append(
             Notice(
                 "depth_mostly_filled",
-                f"Only {measured_share:.0%} of the pixels show enough parallax and texture to measure "
-                "depth; the rest is filled in.",
+                f"Only {measured_share:.0%} of the pixels show enough parallax and texture to "
+                "measure depth; the rest is filled in.",
                 "Trust depth near solved points only.",
             )
         )
