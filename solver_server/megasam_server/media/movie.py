@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +12,12 @@ import numpy as np
 from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 
-from megasam_server.media.movie_listing import list_frames
+from megasam_server.media.movie_listing import (
+    damaged_movie,
+    decoder_agrees,
+    list_decoded_frames,
+    list_frames,
+)
 from megasam_server.media.orientation import UPRIGHT, from_display_matrix
 from megasam_server.media.plate import PlateInfo, check_plate_size
 from megasam_server.media.square_pixels import square_pixels_notice, square_size, to_square_pixels
@@ -45,13 +50,17 @@ class MovieReader:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self.name = path.stem
-        with self._open() as container:
-            stream = self._video_stream(container)
+        with self._video() as (container, stream):
             context = stream.codec_context
             check_plate_size(context.width, context.height, path.name)
             self._stored_size = (context.width, context.height)
             self._pixel_aspect = _pixel_aspect(stream.sample_aspect_ratio)
             self._listing = list_frames(container, stream, path.name)
+        with self._video() as (container, stream):
+            agreed = decoder_agrees(container, stream, self._listing)
+        if not agreed:
+            with self._video() as (container, stream):
+                self._listing = list_decoded_frames(container, stream, path.name)
         self.frame_numbers = list(range(1, len(self._listing.seconds) + 1))
         self._orientation = UPRIGHT
         self._has_alpha = self._interlaced = False
@@ -98,9 +107,7 @@ class MovieReader:
         """Decoded frames number ``first`` to ``last``; starts at the key frame before ``first``."""
         pts = self._listing.pts
         number = 1 if pts is None else first
-        with self._open() as container:
-            stream = self._video_stream(container)
-            stream.thread_type = "AUTO"
+        with self._video() as (container, stream):
             if pts is not None and first > 1:
                 starts = [dts for key, dts in self._listing.keys if key <= pts[first - 1]]
                 if starts:
@@ -131,13 +138,7 @@ class MovieReader:
                 number += 1
 
     def _damaged(self, number: int) -> MegasamError:
-        promised = len(self._listing.seconds)
-        return MegasamError(
-            "damaged_movie",
-            f"Frame {number} of {self._path.name} cannot be decoded: {number - 1} of the"
-            f" {promised} frames that the file promises are readable before it.",
-            "The file is damaged: copy or export it again, or solve a range without that frame.",
-        )
+        return damaged_movie(self._path.name, number, len(self._listing.seconds))
 
     def _open(self) -> av.container.InputContainer:
         try:
@@ -169,15 +170,19 @@ class MovieReader:
                 "Check its permissions.",
             ) from None
 
-    def _video_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        stream = container.streams.best("video")
-        if stream is None or stream.codec_context is None:
-            raise MegasamError(
-                "not_a_movie",
-                f"{self._path.name} holds no video that can be decoded.",
-                "Give a movie with a video track in a common codec.",
-            )
-        return stream
+    @contextmanager
+    def _video(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        """The open movie and its video track."""
+        with self._open() as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                raise MegasamError(
+                    "not_a_movie",
+                    f"{self._path.name} holds no video that can be decoded.",
+                    "Give a movie with a video track in a common codec.",
+                )
+            stream.thread_type = "AUTO"
+            yield container, stream
 
     def _warnings(self) -> list[Notice]:
         notices = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -11,6 +11,7 @@ from megasam_shared.errors import MegasamError
 from megasam_server.media.plate import DEFAULT_FPS
 
 UNEVEN = 0.05  # part of a frame's length; less is jitter of the recorder's clock
+PROBED = 16  # frames compared with the decoder; more than any codec reorders
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class FrameListing:
     """The frames of a movie as its packets list them, before any is decoded.
 
     Attributes:
-        pts: [N] presentation times in units of the stream's time base, ascending; None where the
-            file has none.
+        pts: [N] presentation times in units of the stream's time base, ascending, which the
+            decoder will repeat; None where they cannot be relied upon and only the order counts.
         keys: (pts, dts) of the frames where decoding can start.
         seconds: [N] the same as seconds since the first frame.
         fps: frames per second, average.
@@ -71,6 +72,51 @@ def list_frames(
             "Copy the file again, or export it again from its source.",
         )
     return _timing(shown, keys, stream)
+
+
+def decoder_agrees(
+    container: av.container.InputContainer, stream: av.VideoStream, listing: FrameListing
+) -> bool:
+    """Whether the first decoded frames have the times that the packets promise.
+
+    They have not where a packet is not a frame (interlaced fields on their own), where the format
+    stores the order of decoding only (H.264 with B-frames in AVI), or no time at all.
+    """
+    if listing.pts is None:
+        return False
+    try:
+        for promised, frame in zip(listing.pts[:PROBED], container.decode(stream), strict=False):
+            if frame.pts != promised:
+                return False
+    except av.error.FFmpegError:
+        pass  # reading the frames will say which one is damaged
+    return True
+
+
+def list_decoded_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, name: str
+) -> FrameListing:
+    """List the frames of an open movie by decoding all of it; for the rare files that need it.
+
+    Raises:
+        MegasamError: ``damaged_movie``.
+    """
+    shown: list[int | None] = []
+    try:
+        shown.extend(frame.pts for frame in container.decode(stream))
+    except av.error.FFmpegError as error:
+        raise damaged_movie(name, len(shown) + 1, stream.frames) from error
+    return replace(_timing(shown, [], stream), pts=None)
+
+
+def damaged_movie(name: str, number: int, promised: int) -> MegasamError:
+    """The error for a movie whose frame ``number`` (from 1) cannot be decoded."""
+    return MegasamError(
+        "damaged_movie",
+        f"Frame {number} of {name} cannot be decoded: {number - 1} of the {promised} frames that"
+        " the file promises are readable before it.",
+        "The file is damaged: copy or export it again, or solve a range without that frame.",
+    )
 
 
 def _missing_frames(

@@ -143,6 +143,7 @@ def test_interlaced_is_told(tmp_path):
         ("alpha.mov", "prores_ks", "yuva444p10le"),
         ("dnx.mxf", "mpeg2video", "yuv420p"),
         ("old.avi", "mpeg4", "yuv420p"),
+        ("order.avi", "libx264", "yuv420p"),
         ("web.webm", "libvpx", "yuv420p"),
         ("cam.mts", "libx264", "yuv420p"),
     ],
