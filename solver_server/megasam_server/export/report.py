@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from statistics import median
 
+from megasam_shared.field_spec import FieldSpec
 from megasam_shared.settings import FIELDS, SolveSettings
 from megasam_shared.stages import STAGES
 
@@ -31,7 +32,8 @@ h1 { font-size: 24px; margin: 0 } h2 { font-size: 17px; margin: 0 0 8px }
 p { margin: 4px 0 } .muted { color: #66707a }
 section { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: 16px 20px;
   margin: 16px 0; overflow-x: auto }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 0 16px }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(560px, 100%), 1fr));
+  gap: 0 16px; align-items: start }
 .columns section { margin: 8px 0 }
 .verdict { border-left: 8px solid #8a939c } .good { border-left-color: #2c8a4b }
 .check { border-left-color: #d99a1c } .failed { border-left-color: #c6392f }
@@ -143,7 +145,7 @@ def _numbers(shot: SolvedShot, settings: SolveSettings) -> list[tuple[str, str]]
         ("Moving pixels", f"{quality.moving_share:.1%}"),
         ("Camera path / depth", f"{quality.baseline_to_depth:.3f}"),
         (f"Focal length, {how}", f"{focal_px:.1f} px"),
-        ("", f"{focal_mm:.2f} mm on a {film_back_mm:g} mm film back{assumed}"),
+        ("Focal length", f"{focal_mm:.2f} mm on a {film_back_mm:g} mm film back{assumed}"),
         ("Scale", "metres" if quality.scale_is_metric else "not known: one unit is taken as 1 m"),
     ]
 
@@ -196,9 +198,20 @@ def _stages(shot: SolvedShot) -> str:
 
 
 def _settings(settings: SolveSettings) -> list[tuple[str, str]]:
-    return [
-        (name, f"{value} {FIELDS[name].unit}".strip()) for name, value in settings.to_map().items()
-    ]
+    return [(name, _setting_text(FIELDS[name], v)) for name, v in settings.to_map().items()]
+
+
+def _setting_text(spec: FieldSpec, value: object) -> str:
+    """A setting's value in words: 0 and None say what they stand for."""
+    if value is None:
+        return spec.none_means
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value == 0 and spec.zero_means:
+        return spec.zero_means
+    if value == "":
+        return "default"
+    return f"{value} {spec.unit}".strip()
 
 
 def _checkpoints(shot: SolvedShot) -> str:

@@ -79,6 +79,18 @@ class ResultFolder:
         return self.root / "colmap"
 
     @property
+    def colmap_cameras(self) -> Path:
+        return self.colmap / "cameras.txt"
+
+    @property
+    def colmap_images(self) -> Path:
+        return self.colmap / "images.txt"
+
+    @property
+    def colmap_points(self) -> Path:
+        return self.colmap / "points3D.txt"
+
+    @property
     def depth(self) -> Path:
         return self.root / "depth"
 

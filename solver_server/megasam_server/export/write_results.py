@@ -14,11 +14,15 @@ from typing import Any
 
 import numpy as np
 from megasam_shared.errors import MegasamError
-from megasam_shared.extrinsics import UNITS_LENGTH, build_extrinsics
+from megasam_shared.extrinsics import UNITS_LENGTH
 from megasam_shared.settings import SolveSettings
 
 from megasam_server.export.alembic_scene import write_alembic
-from megasam_server.export.colmap_text import write_colmap_text
+from megasam_server.export.colmap_text import (
+    write_colmap_cameras,
+    write_colmap_images,
+    write_colmap_points,
+)
 from megasam_server.export.depth_images import write_depth_image, write_depth_preview
 from megasam_server.export.fbx_ascii import write_fbx_ascii
 from megasam_server.export.intrinsics_text import write_intrinsics
@@ -30,6 +34,7 @@ from megasam_server.export.poses_tum import write_poses_tum
 from megasam_server.export.report import write_report
 from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.scene import scene_from_shot
+from megasam_server.export.shot_extrinsics import shot_extrinsics
 from megasam_server.export.usd_scene import write_usd
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.pipeline.progress import Progress
@@ -67,7 +72,7 @@ def write_results(
         MegasamError: ``results_exist``, ``disk_full``, ``results_not_written`` or, when the solve
             holds numbers that are no camera, ``extrinsics_invalid``.
     """
-    extrinsics = _extrinsics(shot, settings)
+    extrinsics = shot_extrinsics(shot, settings.coordinate_system)
     with _complete_or_absent(folder) as unfinished:
         steps = _steps(unfinished, shot, frames, settings, extrinsics)
         for done, (total, note) in enumerate(steps, start=1):
@@ -93,14 +98,16 @@ def _steps(
         ("Alembic", lambda: write_alembic(folder.alembic_scene, scene)),
         ("FBX", lambda: write_fbx_ascii(folder.fbx_scene, scene)),
         ("Nuke", lambda: write_nuke_chan(folder.nuke_chan, scene)),
-        ("COLMAP", lambda: write_colmap_text(folder.colmap, shot)),
+        ("COLMAP cameras", lambda: write_colmap_cameras(folder.colmap_cameras, shot)),
+        ("COLMAP images", lambda: write_colmap_images(folder.colmap_images, shot)),
+        ("COLMAP points", lambda: write_colmap_points(folder.colmap_points, shot)),
         ("report", lambda: write_report(folder.report, shot, frames, settings, extrinsics)),
         ("quality", lambda: _write_json(folder.quality, _quality(shot, settings))),
         # Last of all: libraries that do not notice a full disk have filled it by now, this notices.
         ("camera", lambda: _write_json(folder.camera_extrinsics, extrinsics)),
     ]
     total = shot.plate.num_frames + len(writers)
-    for parent in (folder.depth, folder.depth_preview, folder.masks):
+    for parent in (folder.depth, folder.depth_preview, folder.masks, folder.colmap):
         parent.mkdir()
     for index, number in enumerate(shot.plate.frame_numbers):
         _write_frame_images(folder, shot, index, number)
@@ -119,26 +126,6 @@ def _write_frame_images(folder: ResultFolder, shot: SolvedShot, index: int, numb
     write_depth_preview(preview, depth, shot.depth_near_far)
     mask = np.array(shot.motion_masks[index])
     write_mask_image(folder.mask_image(plate.name, number), mask, plate.width, plate.height)
-
-
-def _extrinsics(shot: SolvedShot, settings: SolveSettings) -> dict[str, Any]:
-    intrinsics = shot.cameras.intrinsics
-    centre = np.median(intrinsics.corner_principal_points(), axis=0)
-    return build_extrinsics(
-        world_from_cam=shot.cameras.world_from_cam.tolist(),
-        focal_px=intrinsics.fx.tolist(),
-        width=shot.plate.width,
-        height=shot.plate.height,
-        frame_numbers=shot.plate.frame_numbers,
-        fps=shot.plate.fps,
-        coordinate_system=settings.coordinate_system,
-        source=shot.source,
-        solving_method=shot.solving_method,
-        status=shot.status,
-        scale_is_metric=shot.quality.scale_is_metric,
-        principal_point=tuple(centre.tolist()),
-        usable=shot.quality.usable,
-    )
 
 
 def _quality(shot: SolvedShot, settings: SolveSettings) -> dict[str, Any]:
