@@ -8,6 +8,7 @@ it gone), and it ends at once with everything it started.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import os
@@ -23,6 +24,8 @@ from typing import Any
 import msgpack
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_ARTEFACTS, MAX_PREVIEW_BYTES, Artefact
+
+from megasam_server.service.blobs import disk_full
 
 SOLVER = "megasam_server.pipeline.run:run_job"
 
@@ -145,6 +148,9 @@ def solve(channel: Channel, function: str, start: dict) -> None:
         )
     except Exception as error:
         traceback.print_exc()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            channel.send("failed", **disk_full("the solve was stopped").to_map())
+            return
         channel.send(
             "failed",
             code="internal_error",
