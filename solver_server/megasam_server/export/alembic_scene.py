@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import imath
@@ -18,7 +19,11 @@ def write_alembic(path: Path, scene: Scene) -> None:
 
     Y-up, centimetres; apertures and film offsets in cm and focal length in mm, as the format
     defines them. Sample times are frame number / fps.
+
+    Raises:
+        OSError: the disk is full.
     """
+    _require_room(path, scene)
     archive = Abc.OArchive(str(path), True)
     # By its index: handing over the object itself crashes PyAlembic.
     times = archive.addTimeSampling(_time_sampling(scene))
@@ -33,6 +38,16 @@ def write_alembic(path: Path, scene: Scene) -> None:
         transform.getSchema().set(pose)
         camera.getSchema().set(_camera_sample(scene, index))
     _add_points(group, scene)
+
+
+def _require_room(path: Path, scene: Scene) -> None:
+    """Fail while Python can: the library ends the whole process when the disk fills under it.
+
+    Really written, because a quota does not show in the free space; random, because some file
+    systems keep no room for zeros. The archive then takes the place of these bytes.
+    """
+    at_most = 65_536 + 1024 * len(scene.frame_numbers) + 64 * len(scene.points)
+    path.write_bytes(os.urandom(at_most))
 
 
 def _time_sampling(scene: Scene) -> AbcCoreAbstract.TimeSampling:

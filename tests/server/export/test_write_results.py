@@ -193,8 +193,8 @@ def test_full_disk(tmp_path):
     disk.mkdir()
     work.mkdir()
     make_frame_store(work)
-    # Filled while writing the first frames, in the middle, in the scene files, in the last file.
-    sizes = [8, 40, 100, 180, 300, 440, 560, 640, 720, 760, 800, 4096]
+    # Each fills while another kind of file is written; with the last one there is room for all.
+    sizes = [8, 40, 72, 80, 120, 200, 228, 250, 330, 400, 440, 500, 580, 4096]
     done = subprocess.run(
         ["unshare", "-rm", sys.executable, "-c", _FILL_A_DISK, work, disk, *map(str, sizes)],
         capture_output=True,
