@@ -10,6 +10,7 @@ from typing import Any
 from megasam_shared.errors import MegasamError
 from megasam_shared.settings import SolveSettings
 
+from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.write_results import write_results
 from megasam_server.flow import solve_flow
 from megasam_server.media.decode import decode
@@ -72,7 +73,8 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
             stage_peak_mib=dict(meter.peak_mib),
         )
         with meter.stage("conversion"):
-            extrinsics = write_results(job.results_dir, shot, footage.frames, settings, progress)
+            folder = ResultFolder(job.results_dir)
+            extrinsics = write_results(folder, shot, footage.frames, settings, progress)
     quality = shot.quality.to_map()
     return {
         "extrinsics": extrinsics,
