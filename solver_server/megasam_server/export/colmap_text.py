@@ -95,6 +95,6 @@ def _numbers(values: list[float]) -> str:
 
 
 def _write(path: Path, columns: str, lines: Iterator[str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f"# {columns}\n")
         file.writelines(lines)

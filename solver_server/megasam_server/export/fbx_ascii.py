@@ -49,7 +49,7 @@ def write_fbx_ascii(path: Path, scene: Scene) -> None:
     Y-up, centimetres; film back and offsets in inches, focal length in mm. An FBX camera looks
     along its +X: the post-rotation turns it to the -Z that our angles are for.
     """
-    path.write_text("".join(f"{line}\n" for line in _lines(scene)), encoding="utf-8")
+    path.write_text("".join(f"{line}\n" for line in _lines(scene)), encoding="utf-8", newline="\n")
 
 
 @dataclass

@@ -27,7 +27,9 @@ def write_maya_ascii(path: Path, scene: Scene) -> None:
     linear tangents. The image plane names the plate as the solve was given it: when that path means
     nothing on the artist's machine, point it at the plate there.
     """
-    path.write_text("".join(f"{line}\n" for line in _lines(path.name, scene)), encoding="utf-8")
+    path.write_text(
+        "".join(f"{line}\n" for line in _lines(path.name, scene)), encoding="utf-8", newline="\n"
+    )
 
 
 def maya_string(text: str) -> str:

@@ -65,7 +65,7 @@ def write_report(
         settings: of the solve.
         extrinsics: the CAMERA_EXTRINSICS map of the shot.
     """
-    path.write_text(_page(shot, frames, settings, extrinsics), encoding="utf-8")
+    path.write_text(_page(shot, frames, settings, extrinsics), encoding="utf-8", newline="\n")
 
 
 def _page(

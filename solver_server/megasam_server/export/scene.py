@@ -105,7 +105,7 @@ def scene_from_shot(
     world_from_cam[:, :3, 3] *= cm_per_unit
     maya_from_opencv = np.array([point_from_opencv(axis, "maya") for axis in np.eye(3).tolist()]).T
     to_cm = cm_per_unit * maya_from_opencv.T
-    near, far = shot.depth_near_far
+    near, far = map(float, shot.depth_near_far)
     return Scene(
         name=node_name(shot.plate.name),
         notes=_notes(shot),

@@ -30,7 +30,7 @@ def write_usd(path: Path, scene: Scene) -> None:
     stage.SetDefaultPrim(group.GetPrim())
     _add_camera(stage, f"{group.GetPath()}/camera", scene)
     _add_points(stage, f"{group.GetPath()}/points", scene)
-    path.write_text(stage.GetRootLayer().ExportToString(), encoding="utf-8")
+    path.write_text(stage.GetRootLayer().ExportToString(), encoding="utf-8", newline="\n")
 
 
 def _add_camera(stage: Usd.Stage, path: str, scene: Scene) -> None:

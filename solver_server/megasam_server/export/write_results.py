@@ -147,7 +147,7 @@ def _quality(shot: SolvedShot, settings: SolveSettings) -> dict[str, Any]:
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     """JSON that any reader takes (no NaN), on the disk when this returns."""
     text = json.dumps(_without_nan(data), indent=1, allow_nan=False)
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
