@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
@@ -80,8 +81,11 @@ def solve_with_product(clip: TrueClip, out: Path, options: list[str]) -> Solutio
 
     A solve that writes no result counts as failed, with no frame posed.
     """
-    command = [sys.executable, "-m", "megasam_server.cli", "solve", str(clip.frames[0].parent)]
-    command += ["--out", str(out), "--json", *options]
+    megasam = shutil.which("megasam", path=sysconfig.get_path("scripts"))
+    if megasam is None:
+        raise SystemExit(f"megasam is not installed for {sys.executable}.")
+    command = [megasam, "solve", str(clip.frames[0].parent), "--out", str(out), "--json"]
+    command += options
     start = time.monotonic()
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - start

@@ -17,7 +17,6 @@ from megasam_server.cli.serve import default_state, serve
 from megasam_server.cli.solve import solve
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="megasam",
@@ -65,6 +64,25 @@ def doctor(
     raise typer.Exit(module.doctor(state or default_state(), port, as_json))
 
 
+@app.command()
+def demo(
+    plate: Annotated[
+        Path | None,
+        typer.Argument(help="A plate of your own; then there is no ground truth to compare with."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for plate, truth and results.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per event on standard output.")
+    ] = False,
+) -> None:
+    """Render a short clip with known cameras, solve it, and print the errors of the solve."""
+    from megasam_server.cli import demo as module
+
+    raise typer.Exit(module.demo(plate, out, as_json))
+
+
 def main() -> None:
     """Run the command; an error is one line and a hint on stderr, and exit code 2."""
     try:
@@ -76,6 +94,3 @@ def main() -> None:
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        print("megasam: stopped", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)

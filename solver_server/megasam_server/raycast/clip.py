@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +77,14 @@ class RenderedClip:
     fps: float
 
 
-def render_clip(take: Take, progress: OnFrame | None = None) -> RenderedClip:
-    """Render the whole take into memory."""
-    frames = list(take.frames(progress))
+def render_clip(take: Take, progress: OnFrame | None = None, workers: int = 1) -> RenderedClip:
+    """Render the whole take into memory; ``workers`` frames at a time, with the same bytes."""
+    frames = []
+    with ThreadPoolExecutor(workers) as pool:
+        for frame in pool.map(take.frame, range(take.num_frames)):
+            frames.append(frame)
+            if progress:
+                progress(len(frames), take.num_frames)
     return RenderedClip(
         np.stack([f.rgb for f in frames]),
         np.stack([f.depth for f in frames]),
@@ -86,6 +92,29 @@ def render_clip(take: Take, progress: OnFrame | None = None) -> RenderedClip:
         take.cameras(),
         take.fps,
     )
+
+
+def write_truth(folder: Path, cameras: CameraPath, fps: float) -> None:
+    """Write ``poses.txt`` and then ``camera.json`` of exact cameras; see :func:`write_clip`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_poses_tum(folder / "poses.txt", cameras)
+    intrinsics = cameras.intrinsics
+    centre = intrinsics.corner_principal_points()[0]
+    description = {
+        "width": intrinsics.width,
+        "height": intrinsics.height,
+        "fps": fps,
+        "n_frames": len(cameras),
+        "fx": intrinsics.fx.tolist(),
+        "fy": intrinsics.fy.tolist(),
+        "cx": float(centre[0]),
+        "cy": float(centre[1]),
+        "principal_point_convention": "pixel corners at integers, centre = (width/2, height/2)",
+        "model": "PINHOLE",
+        "pose_units": "metres",
+        "distortion": None,
+    }
+    (folder / "camera.json").write_text(json.dumps(description, indent=1))
 
 
 def write_clip(
@@ -108,22 +137,4 @@ def write_clip(
         cv2.imwrite(str(folder / "masks" / f"{stem}.png"), frame.moving.astype(np.uint8) * 255)
         if index % depth_step == 0:
             np.save(folder / "depth" / f"{stem}.npy", frame.depth.astype(np.float16))
-    cameras = take.cameras()
-    write_poses_tum(folder / "poses.txt", cameras)
-    intrinsics = cameras.intrinsics
-    centre = intrinsics.corner_principal_points()[0]
-    description = {
-        "width": intrinsics.width,
-        "height": intrinsics.height,
-        "fps": take.fps,
-        "n_frames": take.num_frames,
-        "fx": intrinsics.fx.tolist(),
-        "fy": intrinsics.fy.tolist(),
-        "cx": float(centre[0]),
-        "cy": float(centre[1]),
-        "principal_point_convention": "pixel corners at integers, centre = (width/2, height/2)",
-        "model": "PINHOLE",
-        "pose_units": "metres",
-        "distortion": None,
-    }
-    (folder / "camera.json").write_text(json.dumps(description, indent=1))
+    write_truth(folder, take.cameras(), take.fps)

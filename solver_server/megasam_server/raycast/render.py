@@ -161,9 +161,8 @@ class _Pass:
             rgb = primitive.materials[0].sample(uv, footprint)
         else:
             rgb = np.empty((len(depth), 3), np.float32)
-            for number in np.unique(face):
+            for number, material in enumerate(primitive.materials):
                 of_face = np.flatnonzero(face == number)
-                material = primitive.materials[number]
                 rgb[of_face] = material.sample(uv[:, of_face], footprint[of_face])
         return rgb * self.scene.light.shade(normals, primitive.world_from_object)[:, None]
 

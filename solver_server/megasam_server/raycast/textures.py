@@ -55,6 +55,8 @@ class Texture:
         Returns:
             linear RGB reflectance, float32 [M,3].
         """
+        if not len(footprint):
+            return np.empty((0, 3), np.float32)
         size = self.levels[0].shape[0]
         texels = uv * np.float32(1.0 / self.metres)
         texels -= np.floor(texels)
