@@ -90,6 +90,6 @@ def solve_with_product(clip: TrueClip, out: Path, options: list[str]) -> Solutio
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - start
     if not (out / "quality.json").is_file():
-        reason = (finished.stdout + finished.stderr).strip()[-800:]
+        reason = " ".join(finished.stderr.split())[-500:]
         return Solution({}, {}, "failed", seconds, [reason or f"exit code {finished.returncode}"])
     return read_solution(out, seconds)
