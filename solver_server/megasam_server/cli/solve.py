@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from megasam_server.service.private import PrivateServer
 from megasam_server.service.worker import SOLVER
 
 EXIT_NOT_USABLE = 1
+EXIT_INTERRUPTED = 130
 
 _VERDICT_STYLE = {"good": "bold green", "check": "bold yellow", "failed": "bold red"}
 
@@ -77,13 +79,18 @@ def solve(
     stopped.
     """
     # A script that ends us means what a person means with Ctrl-C: cancel the job, clean up.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         finished = solve_plate(plate, server, out, masks, by_path, as_json, settings)
     except MegasamError as error:
         if as_json:
             print_json_error(error)
         raise
+    except KeyboardInterrupt:
+        print("megasam: stopped, the job is cancelled", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if not finished.usable:
         raise typer.Exit(EXIT_NOT_USABLE)
 

@@ -71,6 +71,18 @@ class JobFolder:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
 
+    def clean(self, keep_results: bool) -> None:
+        """Remove what a job that is over does not need: its scratch, its links to the uploads, and
+        results that are not finished."""
+        kept = {self.log, self.result_message}
+        if keep_results:
+            kept.add(self.results)
+        for path in set(self.path.iterdir()) - kept:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
 
 @dataclass(frozen=True)
 class JobRecord:

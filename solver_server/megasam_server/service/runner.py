@@ -6,11 +6,10 @@ a fresh process, started ahead, so nothing of one job (memory, GPU, globals) rea
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from megasam_shared.errors import MegasamError
@@ -18,7 +17,7 @@ from megasam_shared.protocol import MAX_RESULT_BYTES, Artefact, ErrorInfo, JobCh
 from megasam_shared.wire import decode, encode
 
 from megasam_server.service.blobs import disk_full
-from megasam_server.service.jobs import JobFolder, JobRecord, JobStore
+from megasam_server.service.jobs import JobRecord, JobStore
 from megasam_server.service.progress_tracker import ProgressTracker
 from megasam_server.service.worker_process import WorkerProcess, describe_exit
 
@@ -64,8 +63,8 @@ class JobRunner:
         self._restart_at: float | None = None
         self._current: JobRecord | None = None
         self._tracker: ProgressTracker | None = None
-        # Killed workers that are not gone yet, with the folder to clean when they are.
-        self._dying: dict[WorkerProcess, JobFolder | None] = {}
+        # Killed workers that are not gone yet, with what to do when they are.
+        self._dying: dict[WorkerProcess, Callable[[], None]] = {}
         self._closing = False
 
     def open(self) -> None:
@@ -191,9 +190,7 @@ class JobRunner:
         if self._closing:
             return
         if worker in self._dying:
-            folder = self._dying.pop(worker)
-            if folder is not None:
-                self._in_background(lambda: _clean(folder))
+            self._in_background(self._dying.pop(worker))
             self.wake()
             return
         if worker is not self._worker:
@@ -202,9 +199,9 @@ class JobRunner:
         was_ready, self._ready = self._ready, False
         _log.warning("worker process %d %s", worker.pid, describe_exit(code))
         if self._current is not None:
-            record, folder = self._current, self._jobs.folder_of(self._current.id)
+            folder = self._jobs.folder_of(self._current.id)
             self._end(
-                record,
+                self._current,
                 MegasamError(
                     "worker_died",
                     f"The process that solved this job {describe_exit(code)}.",
@@ -212,7 +209,6 @@ class JobRunner:
                     f" {folder.log}.",
                 ),
             )
-            self._in_background(lambda: _clean(folder))
         if was_ready:
             self._start_worker()
         else:
@@ -272,28 +268,22 @@ class JobRunner:
             full = disk_full("the end of the job could not be written")
             result = Result(0, record.id, "failed", {}, [], ErrorInfo.of(full))
         _log.info("job %s is %s", record.id, result.state)
+        clean = partial(self._jobs.folder_of(record.id).clean, result.state == "done")
         if self._current is not None and self._current.id == record.id:
-            if self._tracker is not None:
-                if result.state == "done":
-                    self._publish(record.id, self._tracker.message(self._clock()))
-                self._tracker = None
-            self._current = None
-            self._retire_worker(record)
+            if self._tracker is not None and result.state == "done":
+                self._publish(record.id, self._tracker.message(self._clock()))
+            self._current = self._tracker = None
+            self._retire_worker(clean)
+        else:
+            self._in_background(clean)
         self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
         self._publish(record.id, result)
 
-    def _retire_worker(self, record: JobRecord) -> None:
-        worker = self._worker
-        if worker is None:
+    def _retire_worker(self, clean: Callable[[], None]) -> None:
+        """Replace the worker; ``clean`` runs when it is gone."""
+        if self._worker is None:
+            self._in_background(clean)
             return
-        self._dying[worker] = self._jobs.folder_of(record.id)
-        worker.kill()
+        self._dying[self._worker] = clean
+        self._worker.kill()
         self._start_worker()
-
-
-def _clean(folder: JobFolder) -> None:
-    """Remove the scratch of a job that is over, and results that are not finished."""
-    shutil.rmtree(folder.work, ignore_errors=True)
-    with contextlib.suppress(OSError, MegasamError):
-        if decode(folder.result_message.read_bytes()).state != "done":
-            shutil.rmtree(folder.results, ignore_errors=True)

@@ -95,7 +95,9 @@ class SolverServer:
         check_loopback(config.bind)
         self._queue_limit = config.queue_limit
         self._roots = MediaRoots(config.media_roots)
-        self._lock = StateLock(config.state)
+        # Absolute: workers stand in another folder.
+        state = config.state.absolute()
+        self._lock = StateLock(state)
         self._id = secrets.token_hex(16)
         self._stopping = False
         self._sessions = Sessions()
@@ -104,8 +106,8 @@ class SolverServer:
         self._context.set(zmq.BLOCKY, False)
         self._socket = self._context.socket(zmq.ROUTER)
         try:
-            self._jobs = JobStore(config.state)
-            self._blobs = BlobStore(config.state / "blobs")
+            self._jobs = JobStore(state)
+            self._blobs = BlobStore(state / "blobs")
             self.address = self._bind(config.bind)
         except BaseException:
             self._context.destroy(linger=0)

@@ -21,7 +21,7 @@ from tests.server.service.conftest import JOB_FUNCTION, wait_until_gone
 SERVE = [sys.executable, "-m", "megasam_server.service.private"]
 
 
-def test_cancel_frees_the_worker_and_the_next_job_runs(client, hanging_job, make_plate):
+def test_cancel_frees_the_worker_and_the_next_job_runs(server, client, hanging_job, make_plate):
     job, pids = hanging_job()
     plate = client.upload(make_plate())
     following = client.submit(plate, SolveSettings())
@@ -34,6 +34,9 @@ def test_cancel_frees_the_worker_and_the_next_job_runs(client, hanging_job, make
     assert time.monotonic() - started < 4
     assert client.attach(job).state == "cancelled"
     assert client.cancel(following.job).state == "done"
+    # Of the cancelled job, the log and the message are left.
+    folder = server._state / "jobs" / job
+    assert {path.name for path in folder.iterdir()} == {"worker.log", "result.msgpack"}
 
 
 def test_cancel_of_a_waiting_job_leaves_the_running_one_alone(client, hanging_job, make_plate):
