@@ -1,0 +1,103 @@
+"""The verdict on a solve: numbers, and reasons in words an artist can act on.
+
+A wrong camera that looks confident is the worst result there is, so ``good`` asks for everything at once: small
+errors, tracks all over the picture, most of the picture explained, parallax that shows the depth and a focal length
+that the tracks determine. Errors are judged in thousandths of the plate's width, because a pixel of 4K is not a pixel
+of VGA.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from megasam_shared.quality import Quality, Verdict
+
+from megasam_server.media.plate import PlateInfo
+from megasam_server.tracking.solution import TrackingSolution
+
+_GOOD_RMS = 1.0e-3
+_FAILED_RMS = 5.0e-3
+_GOOD_COVERAGE, _FAILED_COVERAGE = 0.3, 0.05
+_GOOD_EXPLAINED, _FAILED_EXPLAINED = 0.6, 0.2
+_GOOD_WEAK, _FAILED_WEAK = 0.02, 0.5
+_LOW_PARALLAX = 0.03
+_MANY_MOVING = 0.5
+
+
+def judge(solution: TrackingSolution, plate: PlateInfo, moving_share: float) -> Quality:
+    """Quality of a solved plate.
+
+    Args:
+        solution: of the tracking stage, plate pixels. plate: its size sets the scale of errors.
+        moving_share: mean share of pixels in the motion masks, 0-1.
+    """
+    parallax = baseline_to_depth(solution)
+    verdict, reasons = _verdict(solution, plate, moving_share, parallax)
+    return Quality(
+        verdict=verdict,
+        reasons=reasons,
+        rms_px=solution.rms_px,
+        per_frame_rms_px=[float(v) if np.isfinite(v) else None for v in solution.per_frame_rms_px],
+        coverage=solution.coverage,
+        moving_share=moving_share,
+        baseline_to_depth=parallax,
+        median_track_length=solution.median_track_length,
+        num_points=len(solution.points.xyz),
+        focal_profile=solution.focal_profile,
+        scale_is_metric=False,
+        warnings=list(solution.warnings),
+    )
+
+
+def baseline_to_depth(solution: TrackingSolution) -> float:
+    """Extent of the camera path (diagonal of its box) over the median depth of the points; 0 on a tripod."""
+    points = solution.points
+    if solution.model == "tripod" or not len(points.seen_point):
+        return 0.0
+    centres = solution.cameras.world_from_cam[:, :3, 3]
+    _, depth = solution.cameras.project(points.xyz[points.seen_point], points.seen_frame)
+    return float(np.linalg.norm(np.ptp(centres, axis=0)) / np.median(depth))
+
+
+def _verdict(
+    solution: TrackingSolution, plate: PlateInfo, moving_share: float, parallax: float
+) -> tuple[Verdict, list[str]]:
+    rms = solution.rms_px / plate.width
+    weak = float(np.mean(solution.interpolated))
+    failed = [
+        (not np.isfinite(rms) or rms > _FAILED_RMS, "The static points do not fit one camera path."),
+        (solution.coverage < _FAILED_COVERAGE, "Almost nothing in the picture could be tracked."),
+        (
+            solution.explained_share < _FAILED_EXPLAINED,
+            "Most of what was tracked moves on its own, or the path is wrong: mask the movers.",
+        ),
+        (weak > _FAILED_WEAK, "Most frames see too few static points to be solved."),
+    ]
+    profile = solution.focal_profile
+    check = [
+        (rms > _GOOD_RMS, f"Reprojection error is high ({solution.rms_px:.2f} px): lens distortion or blur?"),
+        (
+            solution.coverage < _GOOD_COVERAGE,
+            f"Static points cover only {solution.coverage:.0%} of the picture.",
+        ),
+        (
+            solution.explained_share < _GOOD_EXPLAINED,
+            f"Only {solution.explained_share:.0%} of the tracks fit the camera: mask what moves, or undistort the plate.",
+        ),
+        (weak > _GOOD_WEAK, f"{weak:.0%} of the frames were filled in from their neighbours."),
+        (
+            profile is not None and not profile.observable,
+            "The focal length is uncertain"
+            + (f" ({profile.interval_px[0]:.0f}-{profile.interval_px[1]:.0f} px)" if profile else "")
+            + ": enter it if you know it.",
+        ),
+        (
+            solution.model == "perspective" and parallax < _LOW_PARALLAX,
+            "The camera hardly moves: depth and position are uncertain.",
+        ),
+        (moving_share > _MANY_MOVING, f"{moving_share:.0%} of the picture moves on its own."),
+    ]
+    reasons = [text for happened, text in failed if happened]
+    if reasons:
+        return "failed", reasons
+    reasons = [text for happened, text in check if happened]
+    return ("check", reasons) if reasons else ("good", [])

@@ -1,0 +1,282 @@
+"""Bundle adjustment of a video: poses, focal length and points, near or at infinity.
+
+pycolmap's bundle adjustment wants finite points and a camera that moves. Plates often give neither: tripod shots have
+no depth at all, long lenses have points that are as good as infinitely far, zooms have a focal length per frame. So
+points are homogeneous here, X = (x, y, z, w) of unit length, w = 0 at infinity; a tripod shot is the same problem
+with w and all translations held at 0 (Hartley & Zisserman, 2nd ed., A4.9.2 and A6.9). The points are eliminated by a
+Schur complement; the reduced system of the cameras is dense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.linalg
+
+from megasam_server.geometry.rotation import cross_matrix, rotation_from_vector
+
+
+@dataclass(frozen=True)
+class Observations:
+    """M sightings: camera index [M], point index [M], pixels relative to the principal point float64 [M,2]."""
+
+    camera: np.ndarray
+    point: np.ndarray
+    xy: np.ndarray
+
+    def select(self, keep: np.ndarray) -> Observations:
+        return Observations(self.camera[keep], self.point[keep], self.xy[keep])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is being solved for.
+
+    Attributes:
+        rotation: cam_from_world rotations, float64 [N,3,3].
+        translation: cam_from_world translations, float64 [N,3].
+        focal: focal length of each camera, pixels, float64 [N].
+        points: homogeneous world points of unit length, float64 [P,4], w >= 0.
+    """
+
+    rotation: np.ndarray
+    translation: np.ndarray
+    focal: np.ndarray
+    points: np.ndarray
+
+    def in_camera(self, seen: Observations) -> np.ndarray:
+        """Points in the axes of the camera that sees them, up to scale, float64 [M,3]."""
+        x = self.points[seen.point]
+        turned = np.einsum("mij,mj->mi", self.rotation[seen.camera], x[:, :3])
+        return turned + self.translation[seen.camera] * x[:, 3:]
+
+    def residuals(self, seen: Observations) -> np.ndarray:
+        """Projection minus observation, pixels, float64 [M,2]; huge for points behind the camera."""
+        y = self.in_camera(seen)
+        z = np.where(y[:, 2:] > 1e-9, y[:, 2:], np.nan)
+        r = self.focal[seen.camera][:, None] * y[:, :2] / z - seen.xy
+        return np.where(np.isfinite(r), r, 1e4)
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """What may move, and how errors count.
+
+    Attributes:
+        focal: ``fixed``, ``shared`` (one for the clip) or ``each`` (a zoom: one per camera, kept smooth).
+        translate: cameras move and points have depth; False for a tripod shot.
+        fixed_cameras: bool [N], poses that stay; None = the first one stays.
+        fixed_points: points stay (only the cameras are refined).
+        loss_px: residuals beyond this many pixels lose weight (Cauchy).
+        smooth_zoom: stiffness of ``each``: weight of the second difference of log focal length.
+        iterations: at most.
+        tolerance: stop when the cost falls by less than this share.
+    """
+
+    focal: str = "shared"
+    translate: bool = True
+    fixed_cameras: np.ndarray | None = None
+    fixed_points: bool = False
+    loss_px: float = 1.0
+    smooth_zoom: float = 300.0
+    iterations: int = 30
+    tolerance: float = 1e-5
+
+
+@dataclass(frozen=True)
+class BundleSummary:
+    """How it went: robust cost before and after (pixels squared, summed), iterations, converged."""
+
+    initial_cost: float
+    final_cost: float
+    iterations: int
+    converged: bool
+
+
+def robust_cost(residuals: np.ndarray, loss_px: float) -> float:
+    """Cauchy cost c^2 log(1 + |r|^2/c^2), summed; float64 [M,2] -> pixels squared."""
+    c2 = loss_px**2
+    return float(c2 * np.log1p((residuals**2).sum(axis=1) / c2).sum())
+
+
+def adjust(scene: Scene, seen: Observations, options: BundleOptions) -> tuple[Scene, BundleSummary]:
+    """Levenberg-Marquardt on the robust reprojection error.
+
+    Args:
+        scene: starting values; observations must lie in front of their cameras to count.
+        seen: observations. options: what may move.
+
+    Returns:
+        the refined scene and a summary. Scale and world axes are those of the start (the first camera stays).
+    """
+    system = _NormalEquations(scene, seen, options)
+    cost = system.cost(scene)
+    initial, damping = cost, 1e-4
+    done = converged = 0
+    while done < options.iterations and not converged:
+        system.linearise(scene)
+        for _ in range(8):
+            candidate = system.step(scene, damping)
+            new_cost = system.cost(candidate) if candidate is not None else np.inf
+            if new_cost < cost:
+                converged = (cost - new_cost) < options.tolerance * cost
+                scene, cost, damping = candidate, new_cost, max(damping / 5, 1e-9)
+                break
+            damping *= 6
+        else:
+            converged = True
+        done += 1
+    return scene, BundleSummary(initial, cost, done, bool(converged))
+
+
+class _NormalEquations:
+    """One linearisation of the problem, with the points eliminated.
+
+    Columns of the cameras: 3 rotation, 3 translation, 1 log focal length for each (or one focal for all, last).
+    """
+
+    def __init__(self, scene: Scene, seen: Observations, options: BundleOptions) -> None:
+        self.seen, self.options = seen, options
+        num = len(scene.rotation)
+        fixed = options.fixed_cameras
+        if fixed is None:
+            fixed = np.arange(num) == 0
+        per_camera = 6 if options.translate else 3
+        self.pose_column = np.full((num, 6), -1)
+        free = np.flatnonzero(~fixed)
+        columns = np.arange(len(free) * per_camera).reshape(len(free), per_camera)
+        self.pose_column[free, :per_camera] = columns
+        size = columns.size
+        self.focal_column = np.full(num, -1)
+        if options.focal == "shared":
+            self.focal_column[:] = size
+            size += 1
+        elif options.focal == "each":
+            self.focal_column[:] = size + np.arange(num)
+            size += num
+        self.size = size
+        # Columns of each observation, -1 (held) is sent to a scrap column at the end.
+        columns = np.concatenate([self.pose_column, self.focal_column[:, None]], axis=1)
+        self.columns = np.where(columns < 0, size, columns)
+        self.point_dof = 3 if options.translate else 2
+
+    def cost(self, scene: Scene) -> float:
+        total = robust_cost(scene.residuals(self.seen), self.options.loss_px)
+        if self.options.focal == "each":
+            bend = np.diff(np.log(scene.focal), n=2)
+            total += float((self.options.smooth_zoom * bend) @ (self.options.smooth_zoom * bend))
+        return total
+
+    def linearise(self, scene: Scene) -> None:
+        seen, dof, size = self.seen, self.point_dof, self.size
+        num_points = len(scene.points)
+        residual = scene.residuals(seen)
+        weight = 1 / (1 + (residual**2).sum(axis=1) / self.options.loss_px**2)
+        y = scene.in_camera(seen)
+        weight[y[:, 2] <= 1e-9] = 0
+        root = np.sqrt(weight)[:, None, None]
+
+        focal = scene.focal[seen.camera]
+        inverse_z = 1 / np.where(y[:, 2] > 1e-9, y[:, 2], 1)
+        projection = np.zeros((len(y), 2, 3))
+        projection[:, 0, 0] = projection[:, 1, 1] = focal * inverse_z
+        projection[:, :, 2] = -(focal * inverse_z**2)[:, None] * y[:, :2]
+        projection *= root
+        x = scene.points[seen.point]
+        turned = y - scene.translation[seen.camera] * x[:, 3:]
+        on_camera = np.empty((len(y), 2, 7))
+        on_camera[:, :, :3] = -projection @ cross_matrix(turned)
+        on_camera[:, :, 3:6] = projection * x[:, 3, None, None]
+        on_camera[:, :, 6] = root[:, :, 0] * (focal * inverse_z)[:, None] * y[:, :2]
+        weighted = root[:, :, 0] * residual
+
+        columns = self.columns[seen.camera]
+        wide = size + 1
+        index = columns[:, :, None] * wide + columns[:, None, :]
+        blocks = np.einsum("mki,mkj->mij", on_camera, on_camera)
+        hessian = np.bincount(index.ravel(), blocks.ravel(), wide * wide).reshape(wide, wide)
+        gradient = np.bincount(columns.ravel(), np.einsum("mki,mk->mi", on_camera, weighted).ravel(), wide)
+        self.hessian, self.gradient = hessian[:size, :size], gradient[:size]
+        if self.options.focal == "each":
+            self._add_zoom_prior(scene)
+        if self.options.fixed_points:
+            return
+
+        self.basis = tangent_basis(scene.points, dof)
+        axes = np.concatenate([scene.rotation, scene.translation[:, :, None]], axis=2)
+        on_point = projection @ (axes[seen.camera] @ self.basis[seen.point])
+        point_index = seen.point[:, None] * dof * dof + np.arange(dof * dof)
+        blocks = np.einsum("mki,mkj->mij", on_point, on_point)
+        self.point_hessian = np.bincount(
+            point_index.ravel(), blocks.ravel(), num_points * dof * dof
+        ).reshape(num_points, dof, dof)
+        point_index = seen.point[:, None] * dof + np.arange(dof)
+        self.point_gradient = np.bincount(
+            point_index.ravel(), np.einsum("mki,mk->mi", on_point, weighted).ravel(), num_points * dof
+        ).reshape(num_points, dof)
+        blocks = np.einsum("mki,mkj->mij", on_camera, on_point)
+        index = columns[:, :, None] * (num_points * dof) + point_index[:, None, :]
+        coupling = np.bincount(index.ravel(), blocks.ravel(), wide * num_points * dof)
+        self.coupling = coupling.reshape(wide, num_points, dof)[:size]
+
+    def _add_zoom_prior(self, scene: Scene) -> None:
+        column = self.focal_column
+        second = np.zeros((len(column) - 2, self.size))
+        rows = np.arange(len(column) - 2)
+        for offset, value in enumerate((1.0, -2.0, 1.0)):
+            second[rows, column[rows + offset]] = self.options.smooth_zoom * value
+        bend = self.options.smooth_zoom * np.diff(np.log(scene.focal), n=2)
+        self.hessian += second.T @ second
+        self.gradient += second.T @ bend
+
+    def step(self, scene: Scene, damping: float) -> Scene | None:
+        """The scene after one damped Gauss-Newton step; None where the system cannot be solved."""
+        diagonal = np.einsum("ii->i", self.hessian)
+        reduced = self.hessian.copy()
+        np.einsum("ii->i", reduced)[:] += damping * diagonal + 1e-9
+        right = self.gradient
+        if not self.options.fixed_points:
+            damped = self.point_hessian.copy()
+            np.einsum("pii->pi", damped)[:] += damping * np.einsum("pii->pi", damped) + 1e-9
+            inverse = np.linalg.inv(damped)
+            scaled = np.einsum("cpi,pij->cpj", self.coupling, inverse)
+            flat = self.coupling.reshape(self.size, -1)
+            reduced = reduced - scaled.reshape(self.size, -1) @ flat.T
+            right = right - scaled.reshape(self.size, -1) @ self.point_gradient.ravel()
+        try:
+            delta = -scipy.linalg.solve(reduced, right, assume_a="pos", check_finite=False)
+        except (np.linalg.LinAlgError, scipy.linalg.LinAlgError):
+            return None
+        if not np.isfinite(delta).all():
+            return None
+        padded = np.append(delta, 0.0)
+        pose = padded[self.pose_column]
+        rotation = rotation_from_vector(pose[:, :3]) @ scene.rotation
+        translation = scene.translation + pose[:, 3:]
+        focal = scene.focal * np.exp(np.clip(padded[self.focal_column], -0.3, 0.3))
+        points = scene.points
+        if not self.options.fixed_points:
+            back = self.point_gradient + np.einsum("cpi,c->pi", self.coupling, delta)
+            moved = -np.einsum("pij,pj->pi", inverse, back)
+            points = points + np.einsum("pij,pj->pi", self.basis, moved)
+            points = points / np.linalg.norm(points, axis=1, keepdims=True)
+        return replace(scene, rotation=rotation, translation=translation, focal=focal, points=points)
+
+
+def tangent_basis(points: np.ndarray, dof: int) -> np.ndarray:
+    """Orthonormal directions in which unit vectors can move, float64 [P,4] -> [P,4,dof].
+
+    ``dof`` 3: all directions orthogonal to the point. ``dof`` 2: those that keep w = 0 (points at infinity).
+    Householder reflection of the first axes onto the complement.
+    """
+    size = dof + 1
+    x = points[:, :size]
+    sign = np.where(x[:, -1:] >= 0, 1.0, -1.0)
+    v = x.copy()
+    v[:, -1] += sign[:, 0] * np.linalg.norm(x, axis=1)
+    beta = 2 / (v**2).sum(axis=1)
+    reflection = np.eye(size) - beta[:, None, None] * v[:, :, None] * v[:, None, :]
+    basis = np.zeros((len(points), 4, dof))
+    basis[:, :size] = reflection[:, :, :dof]
+    return basis

@@ -1,0 +1,81 @@
+"""From keyframes to all frames of the plate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
+
+from megasam_server.tracking.bundle import Scene
+from megasam_server.tracking.reconstruction import Reconstruction
+from megasam_server.tracking.tracks import Tracks
+
+# Beyond this many frames the dense reduced system of all cameras costs too much: keyframes stay as they are then.
+_MAX_JOINT_FRAMES = 200
+_MIN_TRACKS = 12
+
+
+def pose_every_frame(model: Reconstruction, keyframes: list[int], tracks: Tracks, num_frames: int) -> Reconstruction:
+    """Give every frame a pose and adjust everything together.
+
+    Frames between keyframes start on the interpolated path, are placed by the points they see (points held), and
+    then take part in the adjustment of everything.
+
+    Args:
+        model: solved keyframes; unregistered ones are treated like the frames between.
+        keyframes: frame index of each of its cameras. tracks: in all frames. num_frames: N.
+
+    Returns:
+        a reconstruction whose cameras are the N frames, all registered.
+    """
+    known = np.flatnonzero(model.registered)
+    anchors = np.array(keyframes)[known]
+    full = Reconstruction(tracks, num_frames, 1.0, model.size, model.options, model.outlier_px)
+    full.scene = _interpolated(model.scene, known, anchors, num_frames, full.scene.points)
+    full.registered[anchors] = True
+    full.extend_points()
+    full.registered[:] = True
+    between = ~np.isin(np.arange(num_frames), anchors)
+    if between.any():
+        for loss in (6.0, 2.0, 1.0):
+            full.adjust(
+                fixed_points=True, fixed_cameras=~between, focal="fixed", loss_px=loss, iterations=8
+            )
+    full.filter()
+    full.extend_points()
+    if num_frames <= _MAX_JOINT_FRAMES:
+        refine(full)
+    return full
+
+
+def refine(model: Reconstruction) -> None:
+    """Final adjustment, with loss and outlier bound fitted to the noise of this clip."""
+    for _ in range(2):
+        noise = float(np.median(model.residual_px()))
+        model.outlier_px = float(np.clip(6 * noise, 1.0, 3.0))
+        model.filter()
+        model.extend_points()
+        model.options = replace(model.options, loss_px=float(np.clip(2 * noise, 0.3, 1.0)))
+        model.adjust(iterations=12)
+    model.filter()
+
+
+def weakly_seen(model: Reconstruction) -> np.ndarray:
+    """Frames whose pose rests on fewer than 12 static tracks, bool [N]."""
+    seen = np.bincount(model.seen.camera[model.used], minlength=len(model.registered))
+    return seen < _MIN_TRACKS
+
+
+def _interpolated(scene: Scene, known: np.ndarray, anchors: np.ndarray, num_frames: int, points: np.ndarray) -> Scene:
+    """Cameras at all frames from those at ``anchors``: slerp, straight lines, constant beyond the ends."""
+    frames = np.clip(np.arange(num_frames), anchors[0], anchors[-1])
+    rotation = scene.rotation[known]
+    centre = -np.einsum("nji,nj->ni", rotation, scene.translation[known])
+    if len(anchors) == 1:
+        turned = np.repeat(rotation, num_frames, axis=0)
+    else:
+        turned = Slerp(anchors, Rotation.from_matrix(rotation))(frames).as_matrix()
+    moved = np.stack([np.interp(frames, anchors, centre[:, axis]) for axis in range(3)], axis=1)
+    focal = np.exp(np.interp(frames, anchors, np.log(scene.focal[known])))
+    return Scene(turned, -np.einsum("nij,nj->ni", turned, moved), focal, points)

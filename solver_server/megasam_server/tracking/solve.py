@@ -1,0 +1,218 @@
+"""Stage 3 of the classical engine: from frames to a camera for every frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from megasam_shared.errors import MegasamError
+from megasam_shared.quality import FocalProfile, Notice
+from megasam_shared.settings import SolveSettings
+
+from megasam_server.media.frame_store import FrameStore
+from megasam_server.media.plate import PlateInfo
+from megasam_server.pipeline.progress import Progress
+from megasam_server.tracking.bundle import BundleOptions
+from megasam_server.tracking.every_frame import pose_every_frame, weakly_seen
+from megasam_server.tracking.feature_tracks import match_keyframes
+from megasam_server.tracking.focal_profile import profile_focal
+from megasam_server.tracking.keyframes import select_keyframes
+from megasam_server.tracking.optical_tracks import follow_corners
+from megasam_server.tracking.perspective import START_FOCALS, reconstruct
+from megasam_server.tracking.reconstruction import Reconstruction
+from megasam_server.tracking.solution import TrackingSolution
+from megasam_server.tracking.to_plate import to_plate
+from megasam_server.tracking.tracks import Tracks, join, longest_spread
+from megasam_server.tracking.tripod import turn
+
+_MIN_TRACKS = 30
+_THIN = 100
+_FULL = 250
+# Shares of the stage's time, for the progress bar.
+_SHARES = {"corners": 0.25, "features": 0.2, "models": 0.3, "every_frame": 0.15, "focal": 0.1}
+
+
+def solve_cameras(
+    frames: FrameStore,
+    user_masks: FrameStore | None,
+    plate: PlateInfo,
+    settings: SolveSettings,
+    progress: Progress,
+) -> TrackingSolution:
+    """Solve the camera of the plate.
+
+    Args:
+        frames: N frames. user_masks: 1 = leave out; None without masks.
+        plate: what the frames are. settings: focal length, if known.
+        progress: gets stage ``tracking``.
+
+    Returns:
+        cameras for all N frames, in plate pixels.
+
+    Raises:
+        MegasamError: ``too_little_texture`` when there is nothing to follow.
+    """
+    step = _Steps(progress)
+    corners = follow_corners(frames, user_masks, step.reporter("corners", "following corners"))
+    size = (frames.width, frames.height)
+    keyframes = select_keyframes(corners, frames.num_frames, max(size))
+    features = match_keyframes(
+        frames, user_masks, keyframes, step.reporter("features", f"matching {len(keyframes)} keyframes")
+    )
+    tracks = join(corners, features).with_min_length(min(3, frames.num_frames))
+    if np.median(np.bincount(tracks.frame, minlength=frames.num_frames)) < _MIN_TRACKS:
+        raise MegasamError(
+            "too_little_texture",
+            "There is too little to follow in the picture: fewer than "
+            f"{_MIN_TRACKS} points last from frame to frame.",
+            "Check that the plate is in focus and not too dark, that masks leave some background, and the frame range.",
+        )
+    given = settings.focal_px_at(plate.width) * frames.width / plate.width
+    held = given > 0 and not settings.optimize_focal
+    focals = [given] if given > 0 else [ratio * max(size) for ratio in START_FOCALS]
+    options = BundleOptions(focal="fixed" if held else "shared")
+
+    on_keyframes = _of_keyframes(tracks, keyframes)
+    thin = longest_spread(on_keyframes, _THIN, *size)
+    chosen = choose_model(thin, len(keyframes), size, focals, options, step)
+    full = pose_every_frame(
+        chosen.model, keyframes, longest_spread(tracks, _FULL, *size), frames.num_frames
+    )
+    step.reporter("every_frame", "adjusting all frames")(1, 1)
+    profile: FocalProfile | None = None
+    if not held:
+        profile, _ = profile_focal(
+            _keyframes_only(full, keyframes), plate.width / frames.width, step.reporter("focal", "testing focal lengths")
+        )
+    warnings = [*chosen.warnings]
+    weak = weakly_seen(full)
+    if weak.any():
+        numbers = [plate.frame_numbers[i] for i in np.flatnonzero(weak)]
+        warnings.append(
+            Notice(
+                "weak_frames",
+                f"{len(numbers)} of {plate.num_frames} frames see too few static points; their pose follows the "
+                f"neighbours (first: frame {numbers[0]}).",
+                "Look at these frames; blur, or a mover that fills the picture, is the usual cause.",
+            )
+        )
+    return to_plate(full, frames, plate, held, profile, weak, warnings)
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model that explains the tracks, and what the artist should know about the choice."""
+
+    model: Reconstruction
+    warnings: list[Notice]
+
+
+def choose_model(
+    tracks: Tracks,
+    num_cameras: int,
+    size: tuple[int, int],
+    focals_px: list[float],
+    options: BundleOptions,
+    step: _Steps,
+) -> ChosenModel:
+    """Tripod or moving camera, constant lens or zoom: the simplest model that explains the tracks.
+
+    A richer model always fits better; it is taken only when it fits clearly better (truncated cost over all tracks).
+    """
+    report = step.reporter("models", "solving")
+    tripod = turn(tracks, num_cameras, size, focals_px, options)
+    report(1, 4)
+    if tripod.options.focal == "shared":
+        tripod = _simpler(tripod, _zooming(tripod))
+    report(2, 4)
+    if _explains(tripod):
+        return ChosenModel(tripod, _about(tripod))
+    moving = reconstruct(tracks, num_cameras, size, focals_px, options, lambda done, of: report(2 + done / of, 4))
+    if moving is not None and options.focal == "shared" and moving.truncated_cost() > _GOOD_COST:
+        zoom = reconstruct(
+            tracks,
+            num_cameras,
+            size,
+            [float(np.median(moving.scene.focal)), *focals_px[:2]],
+            replace(options, focal="each"),
+            lambda done, of: report(3 + done / of, 4),
+        )
+        if zoom is not None:
+            moving = _simpler(moving, zoom)
+    if moving is None or not _clearly_better(moving, tripod):
+        return ChosenModel(tripod, _about(tripod))
+    return ChosenModel(moving, _about(moving))
+
+
+_GOOD_COST = 0.5
+_TRIPOD_RMS_PX = 0.35
+
+
+def _explains(tripod: Reconstruction) -> bool:
+    """Rotation alone leaves nothing to explain."""
+    cost = tripod.truncated_cost()
+    return cost < _TRIPOD_RMS_PX**2
+
+
+def _clearly_better(richer: Reconstruction, simpler: Reconstruction) -> bool:
+    return richer.truncated_cost() < 0.85 * simpler.truncated_cost()
+
+
+def _simpler(simple: Reconstruction, rich: Reconstruction) -> Reconstruction:
+    return rich if _clearly_better(rich, simple) else simple
+
+
+def _zooming(model: Reconstruction) -> Reconstruction:
+    """The same shot with a focal length per frame."""
+    other = Reconstruction.copy_of(model)
+    other.options = replace(model.options, focal="each")
+    other.settle()
+    return other
+
+
+def _about(model: Reconstruction) -> list[Notice]:
+    notices = []
+    if not model.options.translate:
+        notices.append(
+            Notice(
+                "tripod",
+                "Almost no parallax: solved as a tripod shot (rotation only).",
+                "Depth and camera position cannot be known from this shot; place the camera by hand.",
+            )
+        )
+    if model.options.focal == "each":
+        low, high = model.scene.focal.min(), model.scene.focal.max()
+        notices.append(
+            Notice("zoom", f"The lens zooms by a factor of {high / low:.2f}; the focal length is animated.")
+        )
+    return notices
+
+
+def _of_keyframes(tracks: Tracks, keyframes: list[int]) -> Tracks:
+    """Tracks in the keyframes only, frames numbered 0..K-1."""
+    kept = tracks.select(np.isin(tracks.frame, keyframes)).with_min_length(min(3, len(keyframes)))
+    return replace(kept, frame=np.searchsorted(keyframes, kept.frame))
+
+
+def _keyframes_only(full: Reconstruction, keyframes: list[int]) -> Reconstruction:
+    """The solved keyframes of a reconstruction of all frames."""
+    other = Reconstruction.copy_of(full)
+    other.registered = np.isin(np.arange(len(full.registered)), keyframes)
+    return other
+
+
+class _Steps:
+    """Progress of the stage from that of its steps."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def reporter(self, name: str, note: str):
+        """A callable (done, total) for one step."""
+        names = list(_SHARES)
+        before = sum(_SHARES[other] for other in names[: names.index(name)])
+
+        def report(done: float, total: float) -> None:
+            self._progress.update("tracking", before + _SHARES[name] * done / total, 1.0, note)
+
+        return report
