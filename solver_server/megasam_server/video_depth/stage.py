@@ -16,6 +16,7 @@ from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.in_order import map_in_order
 from megasam_server.flow.pairs import visible_inverse_depths
 from megasam_server.flow.rigid_depth import STRIDE, RigidDepth
+from megasam_server.flow.rigid_fit import inverse_depth_limits
 from megasam_server.flow.sightings import FlowSighting
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.point_cloud import PointCloud
@@ -67,10 +68,20 @@ class DepthResult:
 
 
 def _anchors(
-    cameras: CameraPath, points: PointCloud, frame: int, unit: float, shape: tuple[int, int]
+    cameras: CameraPath,
+    points: PointCloud,
+    frame: int,
+    nearest: float,
+    unit: float,
+    shape: tuple[int, int],
 ) -> tuple[RigidDepth, float]:
-    """Solved points of a frame on the grid, and the farthest inverse depth among them (units)."""
+    """Solved points of a frame on the grid, and the farthest inverse depth among them (units).
+
+    Points nearer than inverse depth ``nearest`` (a wrong track close to the epipole) are left out.
+    """
     pixels, inverse_depth = visible_inverse_depths(cameras, points, frame, most=4000)
+    plausible = inverse_depth <= nearest
+    pixels, inverse_depth = pixels[plausible], inverse_depth[plausible]
     values, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     if not len(pixels):
         return RigidDepth(values, weights), 0.0
@@ -199,7 +210,8 @@ def solve_depth(
         back = [s for s in sightings if s.frame == frame - 1]
         if previous is not None and back and settings.run_cvd:
             brought, trust = transfer(back[0], previous, cameras, frame, unit), back[0].trust
-        anchors, farthest = _anchors(cameras, solution.points, frame, unit, grid)
+        nearest = inverse_depth_limits(flow.near_inverse_depth[frame])[1]
+        anchors, farthest = _anchors(cameras, solution.points, frame, nearest, unit, grid)
         moving = flow.motion_mask(frame)[::STRIDE, ::STRIDE] > 0
         guide = cv2.blur(dense.rgb(frame), (3, 3))[::STRIDE, ::STRIDE].astype(np.float32)
         previous = _complete(measured, anchors, farthest, moving, brought, trust, guide)
