@@ -18,7 +18,7 @@ import pytest
 from megasam_server.media.movie_writer import write_movie
 from megasam_server.service.private import PrivateServer
 from megasam_shared.client import SolverClient
-from megasam_shared.protocol import Progress, Result
+from megasam_shared.protocol import JobChanged, Progress, Result
 from megasam_shared.settings import SolveSettings
 
 # What the product promises, plus the time that a loaded machine takes to wake up a test.
@@ -51,7 +51,8 @@ def events_of(client: SolverClient, job: str, timeout: float) -> Iterator[tuple[
     client.attach(job)
     while time.monotonic() < deadline:
         for event in client.poll():
-            if getattr(event, "job", None) == job:
+            about = event.job.job if isinstance(event, JobChanged) else getattr(event, "job", None)
+            if about == job:
                 yield time.monotonic(), event
                 if isinstance(event, Result):
                     return
@@ -67,15 +68,16 @@ def first_report_of(client: SolverClient, job: str, stage: str) -> None:
 
 
 def cancel_in(client: SolverClient, stage: str, job: str, next_job: str) -> float:
-    """Seconds from cancelling ``job`` in ``stage`` until ``next_job`` is at work."""
+    """Seconds from cancelling ``job`` in ``stage`` until a worker has taken ``next_job``."""
     first_report_of(client, job, stage)
     client.attach(next_job)
     asked = time.monotonic()
     client.cancel(job)
     for at, event in events_of(client, next_job, 30):
-        if isinstance(event, Progress) and event.stage:
+        is_start = isinstance(event, JobChanged) and event.job.state == "running"
+        if is_start or isinstance(event, Progress):
             return at - asked
-    raise AssertionError("the next job said nothing")
+    raise AssertionError("the next job did not start")
 
 
 def test_cancelling_while_tracking_frees_the_worker_for_the_next_job(client, room_clip):
