@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -217,3 +218,26 @@ def test_without_a_command_it_explains_itself_and_installs_nothing(tmp_path):
     assert usage.returncode == 2
     assert "demo" in usage.stdout
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="stands in for a Windows console with a process group")
+def test_where_there_is_no_exec_the_parent_waits_and_ctrl_c_is_left_to_the_command():
+    code = f"""
+import runpy, sys
+bootstrap = runpy.run_path({str(BOOTSTRAP)!r})
+hand_over = bootstrap["hand_over"]
+hand_over.__globals__["WINDOWS"] = True
+child = "import sys; sys.argv[1] = 'wait'; exec(open(sys.argv[2]).read()); sys.exit(main())"
+sys.exit(hand_over([sys.executable, "-c", child, "", sys.argv[1]]))
+"""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as cli:
+        cli.write(CLI)
+        cli.flush()
+        command = [sys.executable, "-c", code, cli.name]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            assert process.stdout.readline().startswith("{")
+            time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=20) == 42
