@@ -79,7 +79,7 @@ class BundleOptions:
     fixed_cameras: np.ndarray | None = None
     fixed_points: bool = False
     loss_px: float = 1.0
-    smooth_zoom: float = 300.0
+    smooth_zoom: float = 100.0
     iterations: int = 30
     tolerance: float = 1e-5
 

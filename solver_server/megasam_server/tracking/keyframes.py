@@ -8,14 +8,14 @@ from megasam_server.tracking.tracks import Tracks
 
 _MOTION = 0.04
 _MIN_SHARED = 0.5
-_MAX_GAP = 12
+_MAX_GAP = 6
 
 
 def select_keyframes(tracks: Tracks, num_frames: int, long_side: int) -> list[int]:
     """Frames after which the picture has moved on.
 
     A frame becomes a keyframe when the tracks shared with the last one have moved by 4 % of the long side (median),
-    when fewer than half of them are left, or after 12 frames. The first and the last frame always are.
+    when fewer than half of them are left, or after 6 frames. The first and the last frame always are.
 
     Args:
         tracks: optical tracks. num_frames: N. long_side: of the picture, pixels.

@@ -1,8 +1,8 @@
-"""Long corner tracks with little drift: Lucas-Kanade from a reference frame, checked forward and backward.
+"""Long corner tracks with little drift.
 
-Frame-to-frame Lucas-Kanade adds a small error at every step. Here each point is matched against the frame it was
-found in, and the frame before only supplies the starting guess. When a point no longer looks as it did there, the
-frame before becomes its new reference: the error grows once per change of look, not once per frame.
+Each corner keeps the patch it was found with. From frame to frame pyramidal Lucas-Kanade brings it near, checked forward
+and backward; then the patch is aligned with an affine motion model against what it looked like at first, so errors do not
+add up. When it no longer looks like that, it takes a new patch: the error grows once per change of look, not per frame.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ import cv2
 import numpy as np
 
 from megasam_server.media.frame_store import FrameStore
+from megasam_server.tracking.patch_alignment import align, cut_patches
 from megasam_server.tracking.tracks import Tracks
 
 _MAX_POINTS = 1000
 _CELLS = (12, 9)
-_WINDOW = (21, 21)
 _LEVELS = 4
-_FORWARD_BACKWARD_PX = 0.7
-_MIN_CORRELATION = 0.8
+_LK = dict(
+    winSize=(15, 15),
+    criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01),
+    flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    maxLevel=_LEVELS,
+)
+_FORWARD_BACKWARD_PX = 1.0
+_MIN_CORRELATION = 0.85
+_MAX_ALIGNMENT_PX = 2.0
 _REFILL_BELOW = 0.75
-_MAX_REFERENCE_AGE = 30
-_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 0.003)
 
 
 def detect_corners(gray: np.ndarray, taken: np.ndarray, allowed: np.ndarray | None, limit: int) -> np.ndarray:
@@ -66,66 +71,38 @@ def _cell(xy: np.ndarray, width: int, height: int) -> np.ndarray:
     return row * _CELLS[0] + column
 
 
-def patch_correlation(gray_a: np.ndarray, gray_b: np.ndarray, xy_a: np.ndarray, xy_b: np.ndarray) -> np.ndarray:
-    """Normalised cross-correlation of 11x11 patches round paired points, float [K] in -1..1."""
-    dy, dx = np.mgrid[-5:6, -5:6].astype(np.float32)
-
-    def patches(gray: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        map_x = (xy[:, 0, None] + dx.ravel()).astype(np.float32)
-        map_y = (xy[:, 1, None] + dy.ravel()).astype(np.float32)
-        # remap holds at most 32767 rows; tracks stay far below.
-        values = cv2.remap(gray, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        values = values.astype(np.float32)
-        values -= values.mean(axis=1, keepdims=True)
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-3)
-
-    if len(xy_a) == 0:
-        return np.empty(0, np.float32)
-    return (patches(gray_a, xy_a) * patches(gray_b, xy_b)).sum(axis=1)
-
-
-def _match(reference: np.ndarray, frame: np.ndarray, xy: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the points ``xy`` [K,2] of the reference in the frame: (xy [K,2], found for certain [K])."""
-    options = dict(winSize=_WINDOW, maxLevel=_LEVELS, criteria=_CRITERIA, flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
-    found, ok, _ = cv2.calcOpticalFlowPyrLK(reference, frame, xy, guess.copy(), **options)
-    # The way back starts from the common displacement, not from the answer it is to confirm.
-    start = (found - np.median(found - xy, axis=0)).astype(np.float32)
-    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(frame, reference, found, start, **options)
-    height, width = frame.shape
-    good = (ok.ravel() > 0) & (ok_back.ravel() > 0)
-    good &= np.linalg.norm(back - xy, axis=1) < _FORWARD_BACKWARD_PX
-    good &= (found > 1).all(axis=1) & (found[:, 0] < width - 2) & (found[:, 1] < height - 2)
-    good[good] &= patch_correlation(reference, frame, xy[good], found[good]) > _MIN_CORRELATION
-    return found, good
-
-
 @dataclass
 class _Active:
     """The points that are being followed, K at a time.
 
     Attributes:
         track: ids [K]. here, velocity: position and last displacement, float32 [K,2].
-        reference, reference_xy: frame each point is matched against, [K], and where it lies there, float32 [K,2].
+        template: what the point looked like, float32 [K,225]. affine: how that is deformed by now, float32 [K,2,2].
     """
 
     track: np.ndarray
     here: np.ndarray
     velocity: np.ndarray
-    reference: np.ndarray
-    reference_xy: np.ndarray
+    template: np.ndarray
+    affine: np.ndarray
+
+    @classmethod
+    def none(cls) -> _Active:
+        xy = np.empty((0, 2), np.float32)
+        return cls(np.empty(0, int), xy, xy, cut_patches(np.zeros((8, 8), np.uint8), xy), np.empty((0, 2, 2), np.float32))
 
     def select(self, keep: np.ndarray) -> _Active:
         return _Active(*(getattr(self, field.name)[keep] for field in fields(self)))
 
-    def extend(self, xy: np.ndarray, first_track: int, frame: int) -> _Active:
-        """New points, found in ``frame``, that start with the common velocity of the others."""
+    def extend(self, xy: np.ndarray, first_track: int, gray: np.ndarray) -> _Active:
+        """New points, found in ``gray``, that start with the common velocity of the others."""
         drift = np.median(self.velocity, axis=0) if len(self.velocity) else np.zeros(2)
         return _Active(
             np.concatenate([self.track, np.arange(first_track, first_track + len(xy))]),
             np.concatenate([self.here, xy]),
             np.concatenate([self.velocity, np.tile(drift, (len(xy), 1))]).astype(np.float32),
-            np.concatenate([self.reference, np.full(len(xy), frame)]),
-            np.concatenate([self.reference_xy, xy]),
+            np.concatenate([self.template, cut_patches(gray, xy)]),
+            np.concatenate([self.affine, np.tile(np.eye(2, dtype=np.float32), (len(xy), 1, 1))]),
         )
 
 
@@ -142,46 +119,55 @@ def follow_corners(
     Returns:
         tracks of at least two observations.
     """
-    none = np.empty((0, 2), np.float32)
-    points = _Active(np.empty(0, int), none, none, np.empty(0, int), none)
-    references: dict[int, np.ndarray] = {}
-    num_tracks, log = 0, []
+    points, num_tracks, log = _Active.none(), 0, []
     before: np.ndarray | None = None
     for t in range(frames.num_frames):
-        frame = cv2.cvtColor(frames.frame(t), cv2.COLOR_RGB2GRAY)
+        gray = cv2.cvtColor(frames.frame(t), cv2.COLOR_RGB2GRAY)
         allowed = None if user_masks is None else 1 - user_masks.frame(t)
         if before is not None and len(points.track):
-            points = _advance(points, references, before, frame, t)
+            points = _advance(points, before, gray)
             if allowed is not None:
                 column, row = np.round(points.here).astype(int).T
                 points = points.select(allowed[row, column] > 0)
         if len(points.track) < _REFILL_BELOW * _MAX_POINTS:
-            new = detect_corners(frame, points.here, allowed, _MAX_POINTS)
-            points = points.extend(new, num_tracks, t)
+            new = detect_corners(gray, points.here, allowed, _MAX_POINTS)
+            points = points.extend(new, num_tracks, gray)
             num_tracks += len(new)
         log.append((points.track, np.full(len(points.track), t), points.here))
-        used = set(points.reference.tolist())
-        references = {k: v for k, v in (references | {t: frame}).items() if k in used}
-        before = frame
+        before = gray
         report(t + 1, frames.num_frames)
     tracks = Tracks.from_observations(*(np.concatenate([entry[i] for entry in log]) for i in range(3)))
     return tracks.with_min_length(2)
 
 
-def _advance(
-    points: _Active, references: dict[int, np.ndarray], before: np.ndarray, frame: np.ndarray, t: int
-) -> _Active:
-    """Follow the points into frame ``t``; the lost ones are left out."""
-    found, good = points.here.copy(), np.zeros(len(points.track), bool)
+def _advance(points: _Active, before: np.ndarray, gray: np.ndarray) -> _Active:
+    """Follow the points into the next frame; the lost ones are left out."""
     guess = points.here + points.velocity
-    for index, reference in references.items():
-        rows = np.flatnonzero((points.reference == index) & (t - index <= _MAX_REFERENCE_AGE))
-        if len(rows):
-            found[rows], good[rows] = _match(reference, frame, points.reference_xy[rows], guess[rows])
-    lost = np.flatnonzero(~good)
-    if len(lost):
-        found[lost], good[lost] = _match(before, frame, points.here[lost], guess[lost])
-        points.reference[lost], points.reference_xy[lost] = t - 1, points.here[lost]
-        references[t - 1] = before
-    points.velocity, points.here = found - points.here, found
+    near, ok, _ = cv2.calcOpticalFlowPyrLK(before, gray, points.here, guess, **_LK)
+    # The way back starts from the common displacement, not from the answer it is to confirm.
+    start = (near - np.median(near - points.here, axis=0)).astype(np.float32)
+    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(gray, before, near, start, **_LK)
+    good = (ok.ravel() > 0) & (ok_back.ravel() > 0)
+    good &= np.linalg.norm(back - points.here, axis=1) < _FORWARD_BACKWARD_PX
+    good &= _inside(near, gray)
+    previous, points, near = points.here[good], points.select(good), near[good]
+
+    here, affine, correlation = align(gray, points.template, near, points.affine)
+    same = correlation > _MIN_CORRELATION
+    same &= np.linalg.norm(here - near, axis=1) < _MAX_ALIGNMENT_PX
+    changed = np.flatnonzero(~same)
+    if len(changed):
+        upright = np.tile(np.eye(2, dtype=np.float32), (len(changed), 1, 1))
+        look = cut_patches(before, previous[changed])
+        here[changed], affine[changed], correlation[changed] = align(gray, look, near[changed], upright)
+        points.template[changed] = look
+    good = correlation > _MIN_CORRELATION
+    good &= np.linalg.norm(here - near, axis=1) < _MAX_ALIGNMENT_PX
+    good &= _inside(here, gray)
+    points.velocity, points.here, points.affine = here - previous, here, affine
     return points.select(good)
+
+
+def _inside(xy: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    height, width = gray.shape
+    return (xy > 1).all(axis=1) & (xy[:, 0] < width - 2) & (xy[:, 1] < height - 2)

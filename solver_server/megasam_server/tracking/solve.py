@@ -121,14 +121,18 @@ def choose_model(
     """
     report = step.reporter("models", "solving")
     tripod = turn(tracks, num_cameras, size, focals_px, options)
+    if options.focal == "shared":
+        tripod = _preferred(tripod, _zooming(tripod), _ZOOM_GAIN)
     report(1, 4)
-    if tripod.options.focal == "shared":
-        tripod = _simpler(tripod, _zooming(tripod))
-    report(2, 4)
-    if _explains(tripod):
+    if tripod.used.mean() > _MOSTLY:
+        # Turning shows the focal length: no need to search for it.
+        focals_px = [float(np.median(tripod.scene.focal))]
+    moving = reconstruct(
+        tracks, num_cameras, size, focals_px, options, lambda done, of: report(1 + 2 * done / of, 4)
+    )
+    if moving is None:
         return ChosenModel(tripod, _about(tripod))
-    moving = reconstruct(tracks, num_cameras, size, focals_px, options, lambda done, of: report(2 + done / of, 4))
-    if moving is not None and options.focal == "shared" and moving.truncated_cost() > _GOOD_COST:
+    if options.focal == "shared" and moving.truncated_cost() > _GOOD_COST:
         zoom = reconstruct(
             tracks,
             num_cameras,
@@ -137,29 +141,22 @@ def choose_model(
             replace(options, focal="each"),
             lambda done, of: report(3 + done / of, 4),
         )
-        if zoom is not None:
-            moving = _simpler(moving, zoom)
-    if moving is None or not _clearly_better(moving, tripod):
-        return ChosenModel(tripod, _about(tripod))
-    return ChosenModel(moving, _about(moving))
+        if zoom is not None and zoom.scene.focal.max() / zoom.scene.focal.min() > _LEAST_ZOOM:
+            moving = _preferred(moving, zoom, _ZOOM_GAIN)
+    chosen = _preferred(tripod, moving, _MOVING_GAIN)
+    return ChosenModel(chosen, _about(chosen))
 
 
 _GOOD_COST = 0.5
-_TRIPOD_RMS_PX = 0.35
+_MOSTLY = 0.6
+_LEAST_ZOOM = 1.03
+# How much the richer model must lower the cost to be believed: freedom alone lowers it a little.
+_ZOOM_GAIN = 0.85
+_MOVING_GAIN = 0.67
 
 
-def _explains(tripod: Reconstruction) -> bool:
-    """Rotation alone leaves nothing to explain."""
-    cost = tripod.truncated_cost()
-    return cost < _TRIPOD_RMS_PX**2
-
-
-def _clearly_better(richer: Reconstruction, simpler: Reconstruction) -> bool:
-    return richer.truncated_cost() < 0.85 * simpler.truncated_cost()
-
-
-def _simpler(simple: Reconstruction, rich: Reconstruction) -> Reconstruction:
-    return rich if _clearly_better(rich, simple) else simple
+def _preferred(simple: Reconstruction, rich: Reconstruction, gain: float) -> Reconstruction:
+    return rich if rich.truncated_cost() < gain * simple.truncated_cost() else simple
 
 
 def _zooming(model: Reconstruction) -> Reconstruction:
