@@ -58,7 +58,7 @@ def assert_same(solved: Scene, true: Scene, atol: float = 1e-5) -> None:
 def test_exact_sightings_give_back_the_exact_scene(mode, focal, start):
     shot = orbit(points=300, focal=focal)
     solved, summary = adjust(
-        wrong_start(shot, start), shot.seen, BundleOptions(focal=mode, iterations=60)
+        wrong_start(shot, start), shot.seen, BundleOptions(focal=mode, iterations=14)
     )
     assert_same(solved, shot.scene)
     assert summary.final_cost < 1e-8 < summary.initial_cost
@@ -75,7 +75,7 @@ def test_a_zoom_that_eases_is_followed():
     focal = 600 * (1 + 0.5 * np.linspace(0, 1, 20) ** 2 * (3 - 2 * np.linspace(0, 1, 20)))
     shot = orbit(focal=focal)
     start = replace(wrong_start(shot), focal=np.full(20, 700.0))
-    solved, _ = adjust(start, shot.seen, BundleOptions(focal="each", iterations=60))
+    solved, _ = adjust(start, shot.seen, BundleOptions(focal="each", iterations=14))
     np.testing.assert_allclose(solved.focal, focal, rtol=2e-3)
 
 
@@ -92,7 +92,7 @@ def test_a_turning_camera_is_solved_without_depth(mode):
     far = replace(shot.scene, points=at_infinity(shot.scene.points[:, :3]))
     far = replace(far, points=far.points / np.linalg.norm(far.points, axis=1, keepdims=True))
     start = perturbed(far, 0.5, 0.0, 1.0 if mode == "fixed" else 1.05, 0.005)
-    solved, _ = adjust(start, shot.seen, BundleOptions(focal=mode, translate=False, iterations=60))
+    solved, _ = adjust(start, shot.seen, BundleOptions(focal=mode, translate=False, iterations=14))
     assert rotation_errors_deg(solved, far).max() < 1e-4
     np.testing.assert_allclose(solved.focal, 600, rtol=1e-5)
     np.testing.assert_array_equal(solved.translation, 0)
@@ -116,7 +116,7 @@ def test_points_at_infinity_among_near_ones_stay_there():
     points = np.concatenate([block(1, 200, (-2, -1.2, -2), (2, 1.2, 2)), at_infinity(sky)])
     shot = film(arc(20), 600.0, points)
     assert (shot.scene.points[:, 3] == 0).sum() > 30
-    solved, summary = adjust(wrong_start(shot), shot.seen, BundleOptions(iterations=60))
+    solved, summary = adjust(wrong_start(shot), shot.seen, BundleOptions(iterations=14))
     assert_same(solved, shot.scene)
     assert summary.final_cost < 1e-8
 
@@ -130,7 +130,7 @@ def test_a_fifth_of_gross_outliers_moves_nothing():
     size = rng.uniform(15, 150, bad.sum())
     xy[bad] += (size * np.stack([np.cos(angle), np.sin(angle)])).T
     start = perturbed(shot.scene, degrees=0.2, shift=0.01, focal=1.01, depth=0.003)
-    solved, _ = adjust(start, replace(shot.seen, xy=xy), BundleOptions(iterations=60))
+    solved, _ = adjust(start, replace(shot.seen, xy=xy), BundleOptions(iterations=40))
     good = np.linalg.norm(solved.residuals(shot.seen), axis=1)[~bad]
     assert np.median(good) < 0.05
     assert rotation_errors_deg(solved, shot.scene).max() < 0.02
@@ -176,7 +176,7 @@ def test_the_start_is_not_changed():
 
 def test_a_solved_scene_converges_at_once_and_costs_never_rise():
     shot = orbit().with_noise(0.3)
-    solved, first = adjust(wrong_start(shot), shot.seen, BundleOptions(iterations=60))
+    solved, first = adjust(wrong_start(shot), shot.seen, BundleOptions(iterations=40))
     _, second = adjust(solved, shot.seen, BundleOptions())
     assert first.converged and second.converged
     assert second.iterations <= 3
@@ -188,7 +188,7 @@ def test_what_lies_behind_a_camera_counts_as_an_outlier_and_does_no_harm():
     start = wrong_start(shot)
     behind = start.points.copy()
     behind[:5, :3] = -behind[:5, :3]
-    solved, _ = adjust(replace(start, points=behind), shot.seen, BundleOptions(iterations=60))
+    solved, _ = adjust(replace(start, points=behind), shot.seen, BundleOptions(iterations=14))
     rest = shot.seen.point >= 5
     assert np.abs(solved.residuals(shot.seen.select(rest))).max() < 1e-3
 
