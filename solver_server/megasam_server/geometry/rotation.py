@@ -34,6 +34,7 @@ def nearest_rotation(m: np.ndarray) -> np.ndarray:
 def angle_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Angle of the rotation from a to b, radians, [...,3,3] x [...,3,3] -> [...].
 
-    Taken from |a - b|_F = 2 sqrt(2) sin(angle/2), which stays exact for tiny angles where arccos does not.
+    Taken from |a - b|_F = 2 sqrt(2) sin(angle/2), which stays exact for tiny angles where arccos
+    does not.
     """
     return 2 * np.arcsin(np.clip(np.linalg.norm(a - b, axis=(-2, -1)) / np.sqrt(8), 0, 1))

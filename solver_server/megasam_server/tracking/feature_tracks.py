@@ -1,4 +1,4 @@
-"""SIFT tracks between keyframes: they bridge big steps and come back to what was seen before, without drift."""
+"""SIFT tracks between keyframes: they bridge big steps and return to old places without drift."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def match_keyframes(
 
 
 def _pairs_to_match(looks: np.ndarray) -> list[tuple[int, int]]:
-    """Keyframe pairs: a window of neighbours, and for each the farther ones that look most alike."""
+    """Keyframe pairs: a window of neighbours, and for each the farther ones most alike."""
     num = len(looks)
     pairs = {(a, b) for a in range(num) for b in range(a + 1, min(a + _WINDOW + 1, num))}
     looks = looks - looks.mean(axis=0)
@@ -124,7 +124,8 @@ def _link(edges: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Join matched features into tracks that see each keyframe at most once.
 
     Args:
-        edges: pairs of feature indices, int64 [E,2], best pairs first. owner: keyframe of each feature, [F].
+        edges: pairs of feature indices, int64 [E,2], best pairs first.
+        owner: keyframe of each feature, int64 [F].
 
     Returns:
         track id of each feature, int64 [F].

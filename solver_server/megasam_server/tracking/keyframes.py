@@ -14,8 +14,9 @@ _MAX_GAP = 6
 def select_keyframes(tracks: Tracks, num_frames: int, long_side: int) -> list[int]:
     """Frames after which the picture has moved on.
 
-    A frame becomes a keyframe when the tracks shared with the last one have moved by 4 % of the long side (median),
-    when fewer than half of them are left, or after 6 frames. The first and the last frame always are.
+    A frame becomes a keyframe when the tracks shared with the last one have moved by 4 % of the
+    long side (median), when fewer than half of them are left, or after 6 frames. The first and the
+    last frame always are.
 
     Args:
         tracks: optical tracks. num_frames: N. long_side: of the picture, pixels.

@@ -25,7 +25,8 @@ def turn(
 ) -> Reconstruction:
     """The rotation-only model that explains most of the tracks, over the starting focal lengths.
 
-    Args and result as :func:`megasam_server.tracking.perspective.reconstruct`; it always has a result.
+    Args and result as :func:`megasam_server.tracking.perspective.reconstruct`; it always has a
+    result.
     """
     options = replace(options, translate=False)
     models = [_turn_from(tracks, num_cameras, size, focal, options) for focal in focals_px]
@@ -65,7 +66,9 @@ def _turn_from(
 def relative_rotation(
     first: np.ndarray, second: np.ndarray, inlier: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Rotation with second = R first for most of the paired unit vectors [K,3] (RANSAC on two pairs, then refit).
+    """Rotation with second = R first for most of the paired unit vectors [K,3].
+
+    RANSAC on two pairs, then a fit to all that agree.
 
     Args:
         inlier: chord between unit vectors up to which a pair agrees.
