@@ -130,6 +130,7 @@ def make_shot(
         per_frame_rms_px=np.full(count, 0.1),
         per_frame_tracks=np.full(count, 50),
         explained_share=1.0,
+        per_frame_explained=np.ones(count),
         coverage=0.8,
         median_track_length=float(count),
         interpolated=np.zeros(count, bool),

@@ -49,6 +49,7 @@ def solution(travel: float = 2.0, **changes) -> TrackingSolution:
         per_frame_rms_px=np.full(NUM, 0.4),
         per_frame_tracks=np.full(NUM, 150),
         explained_share=0.93,
+        per_frame_explained=np.full(NUM, 0.93),
         coverage=0.7,
         median_track_length=25.0,
         interpolated=np.zeros(NUM, bool),
@@ -59,6 +60,12 @@ def solution(travel: float = 2.0, **changes) -> TrackingSolution:
 
 def filled_in(share: float) -> np.ndarray:
     return np.arange(NUM) < share * NUM
+
+
+def torn(first: int, last: int) -> np.ndarray:
+    """Explained shares of a path that breaks from frame ``first`` to ``last``."""
+    frame = np.arange(NUM)
+    return np.where((frame >= first) & (frame <= last), 0.2, 0.93)
 
 
 TABLE = [
@@ -73,6 +80,7 @@ TABLE = [
     ("no tracks", solution(coverage=0.01), 0.1, "failed", ["could be tracked"]),
     ("half explained", solution(explained_share=0.45), 0.1, "check", ["45%", "mask"]),
     ("little explained", solution(explained_share=0.1), 0.1, "failed", ["mask"]),
+    ("torn", solution(per_frame_explained=torn(12, 14)), 0.1, "check", ["3 frames (first: 12)"]),
     ("some frames", solution(interpolated=filled_in(0.1)), 0.1, "check", ["10%", "neighbours"]),
     ("most frames", solution(interpolated=filled_in(0.7)), 0.1, "failed", ["Most frames"]),
     ("focal length", solution(focal_profile=UNCERTAIN), 0.1, "check", ["900-2500 px", "focal"]),

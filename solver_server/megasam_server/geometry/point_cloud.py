@@ -16,7 +16,7 @@ class PointCloud:
         rgb: colours, uint8 [P,3].
         error_px: RMS reprojection error of each point, plate pixels, float64 [P].
         seen_point, seen_frame: indices of point and frame of each observation, int64 [M].
-        seen_xy: observed plate pixels, centres at integers, float64 [M,2].
+        seen_xy: observed plate pixels with the lens distortion taken out, centres at integers, float64 [M,2].
     """
 
     xyz: np.ndarray

@@ -18,6 +18,7 @@ _GOOD_RMS = 1.0e-3
 _FAILED_RMS = 5.0e-3
 _GOOD_COVERAGE, _FAILED_COVERAGE = 0.3, 0.05
 _GOOD_EXPLAINED, _FAILED_EXPLAINED = 0.6, 0.2
+_GOOD_FRAME_EXPLAINED = 0.5
 _GOOD_WEAK, _FAILED_WEAK = 0.02, 0.5
 _LOW_PARALLAX = 0.03
 _MANY_MOVING = 0.5
@@ -64,7 +65,10 @@ def _verdict(
     rms = solution.rms_px / plate.width
     weak = float(np.mean(solution.interpolated))
     failed = [
-        (not np.isfinite(rms) or rms > _FAILED_RMS, "The static points do not fit one camera path."),
+        (
+            not np.isfinite(rms) or rms > _FAILED_RMS,
+            "The static points do not fit one camera path.",
+        ),
         (solution.coverage < _FAILED_COVERAGE, "Almost nothing in the picture could be tracked."),
         (
             solution.explained_share < _FAILED_EXPLAINED,
@@ -72,9 +76,13 @@ def _verdict(
         ),
         (weak > _FAILED_WEAK, "Most frames see too few static points to be solved."),
     ]
+    torn = solution.per_frame_explained < _GOOD_FRAME_EXPLAINED
     profile = solution.focal_profile
     check = [
-        (rms > _GOOD_RMS, f"Reprojection error is high ({solution.rms_px:.2f} px): lens distortion or blur?"),
+        (
+            rms > _GOOD_RMS,
+            f"Reprojection error is high ({solution.rms_px:.2f} px): lens distortion or blur?",
+        ),
         (
             solution.coverage < _GOOD_COVERAGE,
             f"Static points cover only {solution.coverage:.0%} of the picture.",
@@ -83,11 +91,20 @@ def _verdict(
             solution.explained_share < _GOOD_EXPLAINED,
             f"Only {solution.explained_share:.0%} of the tracks fit the camera: mask what moves, or undistort the plate.",
         ),
+        (
+            bool(torn.any()),
+            f"In {torn.sum()} frames (first: {plate.frame_numbers[int(torn.argmax())]}) most of what was tracked does not "
+            "fit: fast motion, blur or a big mover. The path before and after may not line up.",
+        ),
         (weak > _GOOD_WEAK, f"{weak:.0%} of the frames were filled in from their neighbours."),
         (
             profile is not None and not profile.observable,
             "The focal length is uncertain"
-            + (f" ({profile.interval_px[0]:.0f}-{profile.interval_px[1]:.0f} px)" if profile else "")
+            + (
+                f" ({profile.interval_px[0]:.0f}-{profile.interval_px[1]:.0f} px)"
+                if profile
+                else ""
+            )
             + ": enter it if you know it.",
         ),
         (

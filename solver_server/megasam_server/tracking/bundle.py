@@ -38,12 +38,14 @@ class Scene:
         translation: cam_from_world translations, float64 [N,3].
         focal: focal length of each camera, pixels, float64 [N].
         points: homogeneous world points of unit length, float64 [P,4], w >= 0.
+        k1: radial distortion, one for the clip: a ray p = (x/z, y/z) appears at focal (1 + k1 |p|^2) p.
     """
 
     rotation: np.ndarray
     translation: np.ndarray
     focal: np.ndarray
     points: np.ndarray
+    k1: float = 0.0
 
     def in_camera(self, seen: Observations) -> np.ndarray:
         """Points in the axes of the camera that sees them, up to scale, float64 [M,3]."""
@@ -55,8 +57,18 @@ class Scene:
         """Projection minus observation, pixels, float64 [M,2]; huge for points behind the camera."""
         y = self.in_camera(seen)
         z = np.where(y[:, 2:] > 1e-9, y[:, 2:], np.nan)
-        r = self.focal[seen.camera][:, None] * y[:, :2] / z - seen.xy
+        p = y[:, :2] / z
+        bend = 1 + self.k1 * (p**2).sum(axis=1, keepdims=True)
+        r = self.focal[seen.camera][:, None] * bend * p - seen.xy
         return np.where(np.isfinite(r), r, 1e4)
+
+    def straightened(self, seen: Observations) -> np.ndarray:
+        """Observations as rays (x/z, y/z) with the distortion taken out, float64 [M,2] (fixed-point iteration)."""
+        bent = seen.xy / self.focal[seen.camera][:, None]
+        rays = bent
+        for _ in range(5 if self.k1 else 0):
+            rays = bent / (1 + self.k1 * (rays**2).sum(axis=1, keepdims=True))
+        return rays
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class BundleOptions:
 
     Attributes:
         focal: ``fixed``, ``shared`` (one for the clip) or ``each`` (a zoom: one per camera, kept smooth).
+        distortion: the radial distortion is solved for.
         translate: cameras move and points have depth; False for a tripod shot.
         fixed_cameras: bool [N], poses that stay; None = the first one stays.
         fixed_points: points stay (only the cameras are refined).
@@ -75,6 +88,7 @@ class BundleOptions:
     """
 
     focal: str = "shared"
+    distortion: bool = False
     translate: bool = True
     fixed_cameras: np.ndarray | None = None
     fixed_points: bool = False
@@ -133,7 +147,8 @@ def adjust(scene: Scene, seen: Observations, options: BundleOptions) -> tuple[Sc
 class _NormalEquations:
     """One linearisation of the problem, with the points eliminated.
 
-    Columns of the cameras: 3 rotation, 3 translation, 1 log focal length for each (or one focal for all, last).
+    Columns of the cameras: 3 rotation and 3 translation each; then log focal length, one for all or one each; then the
+    distortion.
     """
 
     def __init__(self, scene: Scene, seen: Observations, options: BundleOptions) -> None:
@@ -155,9 +170,14 @@ class _NormalEquations:
         elif options.focal == "each":
             self.focal_column[:] = size + np.arange(num)
             size += num
+        self.distortion_column = -1
+        if options.distortion:
+            self.distortion_column = size
+            size += 1
         self.size = size
         # Columns of each observation, -1 (held) is sent to a scrap column at the end.
-        columns = np.concatenate([self.pose_column, self.focal_column[:, None]], axis=1)
+        shared = np.full((num, 1), self.distortion_column)
+        columns = np.concatenate([self.pose_column, self.focal_column[:, None], shared], axis=1)
         self.columns = np.where(columns < 0, size, columns)
         self.point_dof = 3 if options.translate else 2
 
@@ -177,18 +197,23 @@ class _NormalEquations:
         weight[y[:, 2] <= 1e-9] = 0
         root = np.sqrt(weight)[:, None, None]
 
-        focal = scene.focal[seen.camera]
-        inverse_z = 1 / np.where(y[:, 2] > 1e-9, y[:, 2], 1)
-        projection = np.zeros((len(y), 2, 3))
-        projection[:, 0, 0] = projection[:, 1, 1] = focal * inverse_z
-        projection[:, :, 2] = -(focal * inverse_z**2)[:, None] * y[:, :2]
-        projection *= root
+        focal = scene.focal[seen.camera][:, None]
+        inverse_z = 1 / np.where(y[:, 2:] > 1e-9, y[:, 2:], 1)
+        ray = y[:, :2] * inverse_z
+        squared = (ray**2).sum(axis=1, keepdims=True)
+        bend = 1 + scene.k1 * squared
+        # d pixel / d ray, then d ray / d y.
+        on_ray = 2 * scene.k1 * ray[:, :, None] * ray[:, None, :]
+        on_ray[:, [0, 1], [0, 1]] += bend
+        on_ray *= (focal * inverse_z)[:, :, None] * root
+        projection = np.concatenate([on_ray, -on_ray @ ray[:, :, None]], axis=2)
         x = scene.points[seen.point]
         turned = y - scene.translation[seen.camera] * x[:, 3:]
-        on_camera = np.empty((len(y), 2, 7))
+        on_camera = np.empty((len(y), 2, 8))
         on_camera[:, :, :3] = -projection @ cross_matrix(turned)
         on_camera[:, :, 3:6] = projection * x[:, 3, None, None]
-        on_camera[:, :, 6] = root[:, :, 0] * (focal * inverse_z)[:, None] * y[:, :2]
+        on_camera[:, :, 6] = root[:, :, 0] * focal * bend * ray
+        on_camera[:, :, 7] = root[:, :, 0] * focal * squared * ray
         weighted = root[:, :, 0] * residual
 
         columns = self.columns[seen.camera]
@@ -196,7 +221,9 @@ class _NormalEquations:
         index = columns[:, :, None] * wide + columns[:, None, :]
         blocks = np.einsum("mki,mkj->mij", on_camera, on_camera)
         hessian = np.bincount(index.ravel(), blocks.ravel(), wide * wide).reshape(wide, wide)
-        gradient = np.bincount(columns.ravel(), np.einsum("mki,mk->mi", on_camera, weighted).ravel(), wide)
+        gradient = np.bincount(
+            columns.ravel(), np.einsum("mki,mk->mi", on_camera, weighted).ravel(), wide
+        )
         self.hessian, self.gradient = hessian[:size, :size], gradient[:size]
         if self.options.focal == "each":
             self._add_zoom_prior(scene)
@@ -213,7 +240,9 @@ class _NormalEquations:
         ).reshape(num_points, dof, dof)
         point_index = seen.point[:, None] * dof + np.arange(dof)
         self.point_gradient = np.bincount(
-            point_index.ravel(), np.einsum("mki,mk->mi", on_point, weighted).ravel(), num_points * dof
+            point_index.ravel(),
+            np.einsum("mki,mk->mi", on_point, weighted).ravel(),
+            num_points * dof,
         ).reshape(num_points, dof)
         blocks = np.einsum("mki,mkj->mij", on_camera, on_point)
         index = columns[:, :, None] * (num_points * dof) + point_index[:, None, :]
@@ -255,13 +284,16 @@ class _NormalEquations:
         rotation = rotation_from_vector(pose[:, :3]) @ scene.rotation
         translation = scene.translation + pose[:, 3:]
         focal = scene.focal * np.exp(np.clip(padded[self.focal_column], -0.3, 0.3))
+        k1 = scene.k1 + float(np.clip(padded[self.distortion_column], -0.1, 0.1))
         points = scene.points
         if not self.options.fixed_points:
             back = self.point_gradient + np.einsum("cpi,c->pi", self.coupling, delta)
             moved = -np.einsum("pij,pj->pi", inverse, back)
             points = points + np.einsum("pij,pj->pi", self.basis, moved)
             points = points / np.linalg.norm(points, axis=1, keepdims=True)
-        return replace(scene, rotation=rotation, translation=translation, focal=focal, points=points)
+        return replace(
+            scene, rotation=rotation, translation=translation, focal=focal, points=points, k1=k1
+        )
 
 
 def tangent_basis(points: np.ndarray, dof: int) -> np.ndarray:

@@ -14,9 +14,13 @@ from megasam_server.tracking.tracks import Tracks
 # Beyond this many frames the dense reduced system of all cameras costs too much: keyframes stay as they are then.
 _MAX_JOINT_FRAMES = 200
 _MIN_TRACKS = 12
+# Frames placed at a time: memory follows this number and not the length of the clip.
+_BATCH = 40
 
 
-def pose_every_frame(model: Reconstruction, keyframes: list[int], tracks: Tracks, num_frames: int) -> Reconstruction:
+def pose_every_frame(
+    model: Reconstruction, keyframes: list[int], tracks: Tracks, num_frames: int
+) -> Reconstruction:
     """Give every frame a pose and adjust everything together.
 
     Frames between keyframes start on the interpolated path, are placed by the points they see (points held), and
@@ -36,17 +40,31 @@ def pose_every_frame(model: Reconstruction, keyframes: list[int], tracks: Tracks
     full.registered[anchors] = True
     full.extend_points()
     full.registered[:] = True
-    between = ~np.isin(np.arange(num_frames), anchors)
-    if between.any():
-        for loss in (6.0, 2.0, 1.0):
-            full.adjust(
-                fixed_points=True, fixed_cameras=~between, focal="fixed", loss_px=loss, iterations=8
-            )
+    between = np.flatnonzero(~np.isin(np.arange(num_frames), anchors))
+    for start in range(0, len(between), _BATCH):
+        _place(full, between[start : start + _BATCH])
     full.filter()
     full.extend_points()
     if num_frames <= _MAX_JOINT_FRAMES:
         refine(full)
     return full
+
+
+def _place(model: Reconstruction, frames: np.ndarray) -> None:
+    """Move only these frames, from the interpolated path onto the points they see."""
+    alone = Reconstruction.copy_of(model)
+    alone.scene = model.scene
+    alone.registered = np.isin(np.arange(len(model.registered)), frames)
+    nothing_fixed = np.zeros(len(frames), bool)
+    for loss in (6.0, 2.0, 1.0):
+        alone.adjust(
+            fixed_points=True,
+            fixed_cameras=nothing_fixed,
+            focal="fixed",
+            distortion=False,
+            loss_px=loss,
+            iterations=8,
+        )
 
 
 def refine(model: Reconstruction) -> None:
@@ -67,7 +85,9 @@ def weakly_seen(model: Reconstruction) -> np.ndarray:
     return seen < _MIN_TRACKS
 
 
-def _interpolated(scene: Scene, known: np.ndarray, anchors: np.ndarray, num_frames: int, points: np.ndarray) -> Scene:
+def _interpolated(
+    scene: Scene, known: np.ndarray, anchors: np.ndarray, num_frames: int, points: np.ndarray
+) -> Scene:
     """Cameras at all frames from those at ``anchors``: slerp, straight lines, constant beyond the ends."""
     frames = np.clip(np.arange(num_frames), anchors[0], anchors[-1])
     rotation = scene.rotation[known]
@@ -78,4 +98,4 @@ def _interpolated(scene: Scene, known: np.ndarray, anchors: np.ndarray, num_fram
         turned = Slerp(anchors, Rotation.from_matrix(rotation))(frames).as_matrix()
     moved = np.stack([np.interp(frames, anchors, centre[:, axis]) for axis in range(3)], axis=1)
     focal = np.exp(np.interp(frames, anchors, np.log(scene.focal[known])))
-    return Scene(turned, -np.einsum("nij,nj->ni", turned, moved), focal, points)
+    return Scene(turned, -np.einsum("nij,nj->ni", turned, moved), focal, points, scene.k1)

@@ -49,7 +49,10 @@ def profile_focal(
     profile = FocalProfile(
         focal_px=[float(r * start * plate_scale) for r in ratios],
         rms_px=[float(r * plate_scale) for r in rms],
-        interval_px=(float(np.exp(low) * start * plate_scale), float(np.exp(high) * start * plate_scale)),
+        interval_px=(
+            float(np.exp(low) * start * plate_scale),
+            float(np.exp(high) * start * plate_scale),
+        ),
         observable=bool(high - low < 2 * _TRUSTED_WIDTH),
     )
     return profile, best

@@ -32,7 +32,9 @@ _MAX_ALIGNMENT_PX = 2.0
 _REFILL_BELOW = 0.75
 
 
-def detect_corners(gray: np.ndarray, taken: np.ndarray, allowed: np.ndarray | None, limit: int) -> np.ndarray:
+def detect_corners(
+    gray: np.ndarray, taken: np.ndarray, allowed: np.ndarray | None, limit: int
+) -> np.ndarray:
     """New corners, spread over the picture, away from the points already there.
 
     Args:
@@ -46,7 +48,11 @@ def detect_corners(gray: np.ndarray, taken: np.ndarray, allowed: np.ndarray | No
     """
     height, width = gray.shape
     distance = max(5, round(np.sqrt(width * height / (2.5 * _MAX_POINTS))))
-    free = np.full(gray.shape, 255, np.uint8) if allowed is None else (allowed > 0).astype(np.uint8) * 255
+    free = (
+        np.full(gray.shape, 255, np.uint8)
+        if allowed is None
+        else (allowed > 0).astype(np.uint8) * 255
+    )
     for x, y in taken:
         cv2.circle(free, (int(round(x)), int(round(y))), distance, 0, -1)
     found = cv2.goodFeaturesToTrack(gray, 4 * limit, 0.0005, distance, mask=free, blockSize=5)
@@ -89,7 +95,13 @@ class _Active:
     @classmethod
     def none(cls) -> _Active:
         xy = np.empty((0, 2), np.float32)
-        return cls(np.empty(0, int), xy, xy, cut_patches(np.zeros((8, 8), np.uint8), xy), np.empty((0, 2, 2), np.float32))
+        return cls(
+            np.empty(0, int),
+            xy,
+            xy,
+            cut_patches(np.zeros((8, 8), np.uint8), xy),
+            np.empty((0, 2, 2), np.float32),
+        )
 
     def select(self, keep: np.ndarray) -> _Active:
         return _Active(*(getattr(self, field.name)[keep] for field in fields(self)))
@@ -136,7 +148,9 @@ def follow_corners(
         log.append((points.track, np.full(len(points.track), t), points.here))
         before = gray
         report(t + 1, frames.num_frames)
-    tracks = Tracks.from_observations(*(np.concatenate([entry[i] for entry in log]) for i in range(3)))
+    tracks = Tracks.from_observations(
+        *(np.concatenate([entry[i] for entry in log]) for i in range(3))
+    )
     return tracks.with_min_length(2)
 
 
@@ -159,7 +173,9 @@ def _advance(points: _Active, before: np.ndarray, gray: np.ndarray) -> _Active:
     if len(changed):
         upright = np.tile(np.eye(2, dtype=np.float32), (len(changed), 1, 1))
         look = cut_patches(before, previous[changed])
-        here[changed], affine[changed], correlation[changed] = align(gray, look, near[changed], upright)
+        here[changed], affine[changed], correlation[changed] = align(
+            gray, look, near[changed], upright
+        )
         points.template[changed] = look
     good = correlation > _MIN_CORRELATION
     good &= np.linalg.norm(here - near, axis=1) < _MAX_ALIGNMENT_PX

@@ -13,7 +13,9 @@ import numpy as np
 
 RADIUS = 7
 _SIDE = 2 * RADIUS + 1
-_DY, _DX = (grid.ravel().astype(np.float32) for grid in np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1])
+_DY, _DX = (
+    grid.ravel().astype(np.float32) for grid in np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1]
+)
 _WINDOW = np.exp(-(_DX**2 + _DY**2) / (2 * (0.6 * RADIUS) ** 2)).astype(np.float32)
 _ITERATIONS = 6
 # Weak texture does not show six parameters: the affine part is held to its value of the frame before, with this
@@ -38,7 +40,11 @@ def cut_patches(gray: np.ndarray, xy: np.ndarray, affine: np.ndarray | None = No
         x = xy[:, :1] + affine[:, 0, :1] * _DX + affine[:, 0, 1:] * _DY
         y = xy[:, 1:] + affine[:, 1, :1] * _DX + affine[:, 1, 1:] * _DY
     values = cv2.remap(
-        gray, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        gray,
+        x.astype(np.float32),
+        y.astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
     ).astype(np.float32)
     values -= (values * _WINDOW).sum(axis=1, keepdims=True) / _WINDOW.sum()
     contrast = np.sqrt((values**2 * _WINDOW).sum(axis=1, keepdims=True))

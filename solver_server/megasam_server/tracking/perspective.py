@@ -44,7 +44,9 @@ def reconstruct(
         if candidate is None:
             continue
         cost, solved = candidate.truncated_cost(), float(np.median(candidate.scene.focal))
-        agreeing = [c for c, f in found if abs(f / solved - 1) < _SAME_FOCAL and abs(c / cost - 1) < 0.1]
+        agreeing = [
+            c for c, f in found if abs(f / solved - 1) < _SAME_FOCAL and abs(c / cost - 1) < 0.1
+        ]
         if best is None or cost < best.truncated_cost():
             best = candidate
         found.append((cost, solved))

@@ -75,11 +75,15 @@ class Reconstruction:
     def camera_model(self, focal_px: float) -> pycolmap.Camera:
         """The camera for pycolmap's estimators, principal point at the origin of our pixels."""
         width, height = self.size
-        return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=[focal_px, 0.0, 0.0])
+        return pycolmap.Camera(
+            model="SIMPLE_PINHOLE", width=width, height=height, params=[focal_px, 0.0, 0.0]
+        )
 
     def start(self, first: int, second: int) -> bool:
         """Place two keyframes by their relative pose and triangulate; False when they do not fit."""
-        geometry, ids, inliers = relative_pose(self.seen, first, second, self.camera_model(self.scene.focal[0]))
+        geometry, ids, inliers = relative_pose(
+            self.seen, first, second, self.camera_model(self.scene.focal[0])
+        )
         if geometry is None or len(inliers) < _MIN_PNP_INLIERS:
             return False
         matrix = geometry.cam2_from_cam1.matrix()
@@ -126,14 +130,20 @@ class Reconstruction:
         options = pycolmap.AbsolutePoseEstimationOptions()
         options.ransac.max_error = _PNP_PX
         answer = pycolmap.estimate_and_refine_absolute_pose(
-            self.seen.xy[rows], finite, self.camera_model(self.scene.focal[camera]), options
+            self.scene.focal[camera] * self.scene.straightened(self.seen.select(rows)),
+            finite,
+            self.camera_model(self.scene.focal[camera]),
+            options,
         )
         if answer is None or answer["num_inliers"] < max(_MIN_PNP_INLIERS, 0.25 * len(rows)):
             return False
         matrix = answer["cam_from_world"].matrix()
         self.scene.rotation[camera], self.scene.translation[camera] = matrix[:, :3], matrix[:, 3]
         self.registered[camera] = True
-        self.active[rows] = np.linalg.norm(self.scene.residuals(self.seen.select(rows)), axis=1) < 2 * self.outlier_px
+        self.active[rows] = (
+            np.linalg.norm(self.scene.residuals(self.seen.select(rows)), axis=1)
+            < 2 * self.outlier_px
+        )
         return True
 
     def adjust(self, around: int | None = None, **changes: object) -> float:
@@ -159,17 +169,22 @@ class Reconstruction:
             if fixed.sum() < 2:
                 return self.adjust(**changes)
             focal = "each" if options.focal == "each" else "fixed"
-            options = replace(options, fixed_cameras=fixed, focal=focal)
+            options = replace(options, fixed_cameras=fixed, focal=focal, distortion=False)
         seen = self.seen.select(rows)
         ids, point = np.unique(seen.point, return_inverse=True)
         camera = np.searchsorted(cameras, seen.camera)
         scene = self.scene
         part = Scene(
-            scene.rotation[cameras], scene.translation[cameras], scene.focal[cameras], scene.points[ids]
+            scene.rotation[cameras],
+            scene.translation[cameras],
+            scene.focal[cameras],
+            scene.points[ids],
+            scene.k1,
         )
         part, summary = adjust(part, Observations(camera, point, seen.xy), options)
         scene.rotation[cameras], scene.translation[cameras] = part.rotation, part.translation
         scene.points[ids] = part.points
+        self.scene = scene = replace(scene, k1=part.k1)
         if options.focal == "shared":
             scene.focal[:] = part.focal[0]
         else:
@@ -193,7 +208,9 @@ class Reconstruction:
 
     def filter(self) -> None:
         """Let go of observations that no longer fit and take back those that do; drop points that lost their hold."""
-        rows = np.flatnonzero(self.registered[self.seen.camera] & self.triangulated[self.seen.point])
+        rows = np.flatnonzero(
+            self.registered[self.seen.camera] & self.triangulated[self.seen.point]
+        )
         seen = self.seen.select(rows)
         self.active[rows] = np.linalg.norm(self.scene.residuals(seen), axis=1) < self.outlier_px
         total = np.bincount(seen.point, minlength=len(self.triangulated))
@@ -253,7 +270,10 @@ def relative_pose(
         geometry with pose and median triangulation angle (None when it does not fit), ids of the shared tracks, and
         indices of the inliers among them.
     """
-    in_first, in_second = np.flatnonzero(seen.camera == first), np.flatnonzero(seen.camera == second)
+    in_first, in_second = (
+        np.flatnonzero(seen.camera == first),
+        np.flatnonzero(seen.camera == second),
+    )
     ids, a, b = np.intersect1d(seen.point[in_first], seen.point[in_second], return_indices=True)
     if len(ids) < _MIN_PNP_INLIERS:
         return None, ids, np.empty(0, int)

@@ -26,6 +26,7 @@ class TrackingSolution:
         per_frame_rms_px: [N], NaN where a frame sees no static track.
         per_frame_tracks: [N] static tracks seen.
         explained_share: share of all tracked observations, movers among them, that fit the solved camera.
+        per_frame_explained: [N] the same for each frame.
         coverage: mean share of 8x8 picture cells that hold a static track.
         median_track_length: frames, median over the static tracks.
         interpolated: bool [N], pose was filled in between neighbours and not measured.
@@ -41,6 +42,7 @@ class TrackingSolution:
     per_frame_rms_px: np.ndarray
     per_frame_tracks: np.ndarray
     explained_share: float
+    per_frame_explained: np.ndarray
     coverage: float
     median_track_length: float
     interpolated: np.ndarray

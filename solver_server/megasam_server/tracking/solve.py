@@ -57,7 +57,10 @@ def solve_cameras(
     size = (frames.width, frames.height)
     keyframes = select_keyframes(corners, frames.num_frames, max(size))
     features = match_keyframes(
-        frames, user_masks, keyframes, step.reporter("features", f"matching {len(keyframes)} keyframes")
+        frames,
+        user_masks,
+        keyframes,
+        step.reporter("features", f"matching {len(keyframes)} keyframes"),
     )
     tracks = join(corners, features).with_min_length(min(3, frames.num_frames))
     if np.median(np.bincount(tracks.frame, minlength=frames.num_frames)) < _MIN_TRACKS:
@@ -82,7 +85,9 @@ def solve_cameras(
     profile: FocalProfile | None = None
     if not held:
         profile, _ = profile_focal(
-            _keyframes_only(full, keyframes), plate.width / frames.width, step.reporter("focal", "testing focal lengths")
+            _keyframes_only(full, keyframes),
+            plate.width / frames.width,
+            step.reporter("focal", "testing focal lengths"),
         )
     warnings = [*chosen.warnings]
     weak = weakly_seen(full)
@@ -143,7 +148,7 @@ def choose_model(
         )
         if zoom is not None and zoom.scene.focal.max() / zoom.scene.focal.min() > _LEAST_ZOOM:
             moving = _preferred(moving, zoom, _ZOOM_GAIN)
-    chosen = _preferred(tripod, moving, _MOVING_GAIN)
+    chosen = _straightened(_preferred(tripod, moving, _MOVING_GAIN))
     return ChosenModel(chosen, _about(chosen))
 
 
@@ -152,7 +157,9 @@ _MOSTLY = 0.6
 _LEAST_ZOOM = 1.03
 # How much the richer model must lower the cost to be believed: freedom alone lowers it a little.
 _ZOOM_GAIN = 0.85
-_MOVING_GAIN = 0.67
+_MOVING_GAIN = 0.5
+_DISTORTION_GAIN = 0.995
+_LEAST_DISTORTION_PX = 0.5
 
 
 def _preferred(simple: Reconstruction, rich: Reconstruction, gain: float) -> Reconstruction:
@@ -165,6 +172,21 @@ def _zooming(model: Reconstruction) -> Reconstruction:
     other.options = replace(model.options, focal="each")
     other.settle()
     return other
+
+
+def _straightened(model: Reconstruction) -> Reconstruction:
+    """The model with radial distortion, where that fits better and bends the corners visibly."""
+    bent = Reconstruction.copy_of(model)
+    bent.options = replace(model.options, distortion=True)
+    bent.settle()
+    visible = abs(corner_shift_px(bent)) > _LEAST_DISTORTION_PX
+    return _preferred(model, bent, _DISTORTION_GAIN) if visible else model
+
+
+def corner_shift_px(model: Reconstruction) -> float:
+    """How far the distortion moves the corner of the picture outwards, pixels of the model."""
+    half_diagonal = float(np.hypot(*model.size)) / 2
+    return model.scene.k1 * half_diagonal**3 / float(np.median(model.scene.focal)) ** 2
 
 
 def _about(model: Reconstruction) -> list[Notice]:
@@ -180,7 +202,20 @@ def _about(model: Reconstruction) -> list[Notice]:
     if model.options.focal == "each":
         low, high = model.scene.focal.min(), model.scene.focal.max()
         notices.append(
-            Notice("zoom", f"The lens zooms by a factor of {high / low:.2f}; the focal length is animated.")
+            Notice(
+                "zoom",
+                f"The lens zooms by a factor of {high / low:.2f}; the focal length is animated.",
+            )
+        )
+    if model.options.distortion:
+        share = corner_shift_px(model) / (np.hypot(*model.size) / 2)
+        notices.append(
+            Notice(
+                "lens_distortion",
+                f"The lens bends straight lines: the corners lie {abs(share):.1%} too far "
+                f"{'out' if share > 0 else 'in'} (k1 = {model.scene.k1:.4f}). The camera is that of the undistorted plate.",
+                "Undistort the plate before you line up with it, or solve the undistorted plate.",
+            )
         )
     return notices
 

@@ -55,7 +55,12 @@ def to_plate(
     return TrackingSolution(
         cameras=CameraPath(world_from_cam, intrinsics.at_resolution(plate.width, plate.height)),
         points=PointCloud(
-            xyz, points.rgb, points.error_px, points.seen_point, points.seen_frame, (points.seen_xy + 0.5) * scale - 0.5
+            xyz,
+            points.rgb,
+            points.error_px,
+            points.seen_point,
+            points.seen_frame,
+            (points.seen_xy + 0.5) * scale - 0.5,
         ),
         model="perspective" if model.options.translate else "tripod",
         focal_given=focal_given,
@@ -63,6 +68,7 @@ def to_plate(
         rms_px=float(np.sqrt((error**2).mean())) if len(error) else float("nan"),
         per_frame_rms_px=per_frame,
         per_frame_tracks=count,
+        per_frame_explained=count / np.maximum(np.bincount(model.seen.camera, minlength=num), 1),
         explained_share=float(model.used.mean()),
         coverage=_coverage(used.camera, used.xy, frames),
         median_track_length=float(np.median(lengths[lengths > 0])) if len(error) else 0.0,
@@ -81,10 +87,14 @@ def _coverage(camera: np.ndarray, xy: np.ndarray, frames: FrameStore) -> float:
 
 def _no_points() -> PointCloud:
     none = np.empty(0, np.int64)
-    return PointCloud(np.empty((0, 3)), np.empty((0, 3), np.uint8), np.empty(0), none, none, np.empty((0, 2)))
+    return PointCloud(
+        np.empty((0, 3)), np.empty((0, 3), np.uint8), np.empty(0), none, none, np.empty((0, 2))
+    )
 
 
-def _finite_points(model: Reconstruction, frames: FrameStore, error: np.ndarray) -> tuple[PointCloud, float]:
+def _finite_points(
+    model: Reconstruction, frames: FrameStore, error: np.ndarray
+) -> tuple[PointCloud, float]:
     """Points at a finite place, with colours, and the length of a unit of the model in ours."""
     used = model.seen.select(model.used)
     homogeneous = model.scene.points
@@ -94,17 +104,22 @@ def _finite_points(model: Reconstruction, frames: FrameStore, error: np.ndarray)
     slot = np.full(len(homogeneous), -1)
     slot[ids] = np.arange(len(ids))
     keep = slot[used.point] >= 0
-    point, frame, xy = slot[used.point[keep]], used.camera[keep], used.xy[keep]
+    used = used.select(keep)
+    point, frame = slot[used.point], used.camera
     in_camera = np.einsum("mj,mj->m", model.scene.rotation[frame, 2], xyz[point])
     depth = in_camera + model.scene.translation[frame, 2]
     unit = _MEDIAN_DEPTH / float(np.median(depth))
     squared = np.bincount(point, error[keep] ** 2, len(ids))
     rms = np.sqrt(squared / np.maximum(np.bincount(point, minlength=len(ids)), 1))
-    pixel = xy + (np.array([frames.width, frames.height]) - 1) / 2
-    return PointCloud(xyz * unit, _colours(frames, point, frame, pixel, len(ids)), rms, point, frame, pixel), unit
+    centre = (np.array([frames.width, frames.height]) - 1) / 2
+    rgb = _colours(frames, point, frame, used.xy + centre, len(ids))
+    straight = model.scene.straightened(used) * model.scene.focal[frame][:, None] + centre
+    return PointCloud(xyz * unit, rgb, rms, point, frame, straight), unit
 
 
-def _colours(frames: FrameStore, point: np.ndarray, frame: np.ndarray, pixel: np.ndarray, num: int) -> np.ndarray:
+def _colours(
+    frames: FrameStore, point: np.ndarray, frame: np.ndarray, pixel: np.ndarray, num: int
+) -> np.ndarray:
     """Colour of each point where it was seen first, uint8 [num,3]."""
     rgb = np.zeros((num, 3), np.uint8)
     order = np.argsort(frame, kind="stable")

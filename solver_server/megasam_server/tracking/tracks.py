@@ -28,7 +28,9 @@ class Tracks:
         """Number the tracks 0 .. T-1 in order of their ids and sort by track, then frame."""
         ids, dense = np.unique(track, return_inverse=True)
         order = np.lexsort((frame, dense))
-        return cls(dense[order], np.asarray(frame)[order], np.asarray(xy, np.float64)[order], len(ids))
+        return cls(
+            dense[order], np.asarray(frame)[order], np.asarray(xy, np.float64)[order], len(ids)
+        )
 
     def lengths(self) -> np.ndarray:
         """Number of observations of each track, int64 [T]."""

@@ -60,25 +60,10 @@ def directions(scene: Scene, seen: Observations, points: np.ndarray) -> np.ndarr
 
 def bearings(scene: Scene, seen: Observations) -> np.ndarray:
     """Unit viewing directions in the axes of each camera, float64 [M,3]."""
-    ray = np.concatenate([seen.xy / scene.focal[seen.camera][:, None], np.ones((len(seen.xy), 1))], axis=1)
+    ray = np.concatenate([scene.straightened(seen), np.ones((len(seen.xy), 1))], axis=1)
     return ray / np.linalg.norm(ray, axis=1, keepdims=True)
 
 
 def pose_row(scene: Scene, cameras: np.ndarray) -> np.ndarray:
     """Third row of [R|t] of the cameras: depth of X is its product with X, float64 [K,4]."""
     return np.concatenate([scene.rotation[cameras, 2], scene.translation[cameras, 2:]], axis=1)
-
-
-def parallax_degrees(scene: Scene, seen: Observations, num_points: int) -> np.ndarray:
-    """Widest angle under which each point is seen from its first and any other camera, degrees, float64 [P]."""
-    point = scene.points[seen.point]
-    centre = -np.einsum("nji,nj->ni", scene.rotation, scene.translation)[seen.camera]
-    ray = point[:, :3] - centre * point[:, 3:]
-    ray /= np.maximum(np.linalg.norm(ray, axis=1, keepdims=True), 1e-12)
-    order = np.argsort(seen.point, kind="stable")
-    start = np.full(num_points, 0)
-    start[seen.point[order[::-1]]] = order[::-1]
-    cosine = np.einsum("mi,mi->m", ray, ray[start[seen.point]])
-    widest = np.zeros(num_points)
-    np.maximum.at(widest, seen.point, np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-    return widest
