@@ -59,6 +59,15 @@ def baseline_to_depth(solution: TrackingSolution) -> float:
     return float(np.linalg.norm(np.ptp(centres, axis=0)) / np.median(depth))
 
 
+def _finite(solution: TrackingSolution) -> bool:
+    numbers = [solution.rms_px, solution.coverage, solution.explained_share]
+    lens = solution.cameras.intrinsics
+    return all(
+        np.isfinite(values).all()
+        for values in (numbers, solution.cameras.world_from_cam, lens.fx, lens.fy, lens.cx, lens.cy)
+    )
+
+
 def _verdict(
     solution: TrackingSolution, plate: PlateInfo, moving_share: float, parallax: float
 ) -> tuple[Verdict, list[str]]:
@@ -66,7 +75,7 @@ def _verdict(
     weak = float(np.mean(solution.interpolated))
     failed = [
         (
-            not np.isfinite(rms) or rms > _FAILED_RMS,
+            not _finite(solution) or rms > _FAILED_RMS,
             "The static points do not fit one camera path.",
         ),
         (solution.coverage < _FAILED_COVERAGE, "Almost nothing in the picture could be tracked."),
@@ -89,12 +98,13 @@ def _verdict(
         ),
         (
             solution.explained_share < _GOOD_EXPLAINED,
-            f"Only {solution.explained_share:.0%} of the tracks fit the camera: mask what moves, or undistort the plate.",
+            f"Only {solution.explained_share:.0%} of the tracks fit the camera: "
+            "mask what moves, or undistort the plate.",
         ),
         (
             bool(torn.any()),
-            f"In {torn.sum()} frames (first: {plate.frame_numbers[int(torn.argmax())]}) most of what was tracked does not "
-            "fit: fast motion, blur or a big mover. The path before and after may not line up.",
+            f"In {torn.sum()} frames (first: {plate.frame_numbers[int(torn.argmax())]}) most of what was "
+            "tracked does not fit: fast motion, blur or a big mover. The path before and after may not line up.",
         ),
         (weak > _GOOD_WEAK, f"{weak:.0%} of the frames were filled in from their neighbours."),
         (

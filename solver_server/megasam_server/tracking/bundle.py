@@ -274,9 +274,10 @@ class _NormalEquations:
             reduced = reduced - scaled.reshape(self.size, -1) @ flat.T
             right = right - scaled.reshape(self.size, -1) @ self.point_gradient.ravel()
         try:
-            delta = -scipy.linalg.solve(reduced, right, assume_a="pos", check_finite=False)
-        except (np.linalg.LinAlgError, scipy.linalg.LinAlgError):
+            factor = scipy.linalg.cho_factor(reduced, overwrite_a=True, check_finite=False)
+        except np.linalg.LinAlgError:
             return None
+        delta = -scipy.linalg.cho_solve(factor, right, check_finite=False)
         if not np.isfinite(delta).all():
             return None
         padded = np.append(delta, 0.0)

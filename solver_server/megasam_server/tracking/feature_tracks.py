@@ -28,7 +28,12 @@ def detect_features(gray: np.ndarray, allowed: np.ndarray | None) -> tuple[np.nd
     Returns:
         xy float32 [K,2], pixel centres at integers; unit-length descriptors float32 [K,128].
     """
-    sift = cv2.SIFT_create(nfeatures=_MAX_FEATURES, contrastThreshold=0.015, edgeThreshold=10)
+    sift = cv2.SIFT_create(
+        nfeatures=_MAX_FEATURES,
+        contrastThreshold=0.015,
+        edgeThreshold=10,
+        enable_precise_upscale=True,
+    )
     keypoints, descriptors = sift.detectAndCompute(gray, allowed)
     if descriptors is None:
         return np.empty((0, 2), np.float32), np.empty((0, 128), np.float32)

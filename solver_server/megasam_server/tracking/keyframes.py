@@ -38,10 +38,11 @@ def select_keyframes(tracks: Tracks, num_frames: int, long_side: int) -> list[in
         rows = seen_in(t)
         moved = np.linalg.norm(tracks.xy[rows] - position[tracks.track[rows]], axis=1)
         shared = np.isfinite(moved)
-        enough = shared.sum() >= _MIN_SHARED * len(seen_in(keyframes[-1]))
-        if t == num_frames - 1 or (
-            t - keyframes[-1] >= _MAX_GAP
-            or not enough
+        few = shared.sum() < max(1, _MIN_SHARED * len(seen_in(keyframes[-1])))
+        if (
+            t == num_frames - 1
+            or t - keyframes[-1] >= _MAX_GAP
+            or few
             or np.median(moved[shared]) > _MOTION * long_side
         ):
             keyframes.append(t)

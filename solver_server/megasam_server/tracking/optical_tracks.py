@@ -1,8 +1,9 @@
 """Long corner tracks with little drift.
 
-Each corner keeps the patch it was found with. From frame to frame pyramidal Lucas-Kanade brings it near, checked forward
-and backward; then the patch is aligned with an affine motion model against what it looked like at first, so errors do not
-add up. When it no longer looks like that, it takes a new patch: the error grows once per change of look, not per frame.
+Each corner keeps the patch it was found with. From frame to frame pyramidal Lucas-Kanade brings
+it near, checked forward and backward; then the patch is aligned with an affine motion model
+against what it looked like at first, so errors do not add up. When it no longer looks like that,
+it takes a new patch: the error grows once per change of look, not per frame.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from megasam_server.media.frame_store import FrameStore
-from megasam_server.tracking.patch_alignment import align, cut_patches
+from megasam_server.tracking.patch_alignment import RADIUS, align, cut_patches
 from megasam_server.tracking.tracks import Tracks
 
 _MAX_POINTS = 1000
@@ -53,6 +54,10 @@ def detect_corners(
         if allowed is None
         else (allowed > 0).astype(np.uint8) * 255
     )
+    # A patch that hangs over the edge is aligned against made-up pixels.
+    margin = RADIUS + 1
+    free[:margin] = free[-margin:] = 0
+    free[:, :margin] = free[:, -margin:] = 0
     for x, y in taken:
         cv2.circle(free, (int(round(x)), int(round(y))), distance, 0, -1)
     found = cv2.goodFeaturesToTrack(gray, 4 * limit, 0.0005, distance, mask=free, blockSize=5)
@@ -185,5 +190,7 @@ def _advance(points: _Active, before: np.ndarray, gray: np.ndarray) -> _Active:
 
 
 def _inside(xy: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """Points whose patch lies wholly in the picture, bool [K]."""
     height, width = gray.shape
-    return (xy > 1).all(axis=1) & (xy[:, 0] < width - 2) & (xy[:, 1] < height - 2)
+    margin = RADIUS + 1
+    return (xy >= margin).all(axis=1) & (xy[:, 0] < width - margin) & (xy[:, 1] < height - margin)

@@ -1,9 +1,10 @@
 """Sub-pixel alignment of small patches that turn, grow and shear: affine Lucas-Kanade, many patches at a time.
 
-A patch matched by translation alone drifts as soon as the camera comes closer or turns: on a rendered dolly 0.4 px
-within ten frames. With six parameters per patch it does not. Inverse compositional form (Baker & Matthews, "Lucas-Kanade
-20 Years On", IJCV 2004, section 3.2) on patches normalised to zero mean and unit contrast, so that exposure does not
-matter (Shi & Tomasi 1994 for the affine motion model of features).
+A patch matched by translation alone drifts as soon as the camera comes closer or turns: on a
+rendered dolly 0.4 px within ten frames. With six parameters per patch it does not. Inverse
+compositional form (Baker & Matthews, "Lucas-Kanade 20 Years On", IJCV 2004, section 3.2) on
+patches normalised to zero mean and unit contrast, so that exposure does not matter (Shi & Tomasi
+1994 for the affine motion model of features).
 """
 
 from __future__ import annotations

@@ -213,7 +213,8 @@ def _about(model: Reconstruction) -> list[Notice]:
             Notice(
                 "lens_distortion",
                 f"The lens bends straight lines: the corners lie {abs(share):.1%} too far "
-                f"{'out' if share > 0 else 'in'} (k1 = {model.scene.k1:.4f}). The camera is that of the undistorted plate.",
+                f"{'out' if share > 0 else 'in'} (k1 = {model.scene.k1:.4f}). "
+                "The camera is that of the undistorted plate.",
                 "Undistort the plate before you line up with it, or solve the undistorted plate.",
             )
         )

@@ -108,7 +108,7 @@ def _finite_points(
     point, frame = slot[used.point], used.camera
     in_camera = np.einsum("mj,mj->m", model.scene.rotation[frame, 2], xyz[point])
     depth = in_camera + model.scene.translation[frame, 2]
-    unit = _MEDIAN_DEPTH / float(np.median(depth))
+    unit = _MEDIAN_DEPTH / float(np.median(depth)) if len(depth) else 1.0
     squared = np.bincount(point, error[keep] ** 2, len(ids))
     rms = np.sqrt(squared / np.maximum(np.bincount(point, minlength=len(ids)), 1))
     centre = (np.array([frames.width, frames.height]) - 1) / 2

@@ -184,3 +184,22 @@ def test_the_rest_is_passed_through(frames):
     assert solution.warnings == [notice]
     assert solution.model == "perspective"
     assert solution.median_track_length == NUM
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_explains_nothing_is_handed_on_without_a_number(frames):
+    """Nothing fits: no points, no error to speak of, and no exception."""
+    model = solved(orbit(NUM, points=60))
+    model.active[:] = False
+    solution = finish(model, frames)
+    assert np.isnan(solution.rms_px)
+    assert solution.explained_share == 0 and solution.coverage == 0
+    assert np.isfinite(solution.cameras.world_from_cam).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_only_points_at_infinity(frames):
+    model = solved(orbit(NUM, points=60))
+    model.scene.points[:, 3] = 0
+    solution = finish(model, frames)
+    assert np.isfinite(solution.cameras.world_from_cam).all()
