@@ -65,7 +65,15 @@ def _verified(xy_a: np.ndarray, xy_b: np.ndarray) -> np.ndarray:
     """Matches that one rigid motion of the camera explains, bool [K]."""
     if len(xy_a) < _MIN_MATCHES:
         return np.zeros(len(xy_a), bool)
-    options = pycolmap.RANSACOptions(max_error=_EPIPOLAR_PX)
+    # Distinct mutual matches are mostly right: few trials find the consensus. On a pan, where the fundamental matrix is
+    # not unique, more would only search on.
+    options = pycolmap.RANSACOptions(
+        max_error=_EPIPOLAR_PX,
+        min_num_trials=50,
+        max_num_trials=1000,
+        confidence=0.999,
+        random_seed=0,
+    )
     answer = pycolmap.estimate_fundamental_matrix(xy_a, xy_b, options)
     if answer is None or answer["num_inliers"] < _MIN_MATCHES:
         return np.zeros(len(xy_a), bool)

@@ -129,6 +129,7 @@ class Reconstruction:
         finite = homogeneous[:, :3] / np.maximum(homogeneous[:, 3:], 1e-4)
         options = pycolmap.AbsolutePoseEstimationOptions()
         options.ransac.max_error = _PNP_PX
+        options.ransac.random_seed = 0
         answer = pycolmap.estimate_and_refine_absolute_pose(
             self.scene.focal[camera] * self.scene.straightened(self.seen.select(rows)),
             finite,
@@ -280,6 +281,7 @@ def relative_pose(
     options = pycolmap.TwoViewGeometryOptions()
     options.compute_relative_pose = True
     options.ransac.max_error = 2.0
+    options.ransac.random_seed = 0
     matches = np.tile(np.arange(len(ids), dtype=np.uint32)[:, None], (1, 2))
     geometry = pycolmap.estimate_calibrated_two_view_geometry(
         camera, seen.xy[in_first[a]], camera, seen.xy[in_second[b]], matches, options

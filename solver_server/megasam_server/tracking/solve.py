@@ -28,6 +28,7 @@ from megasam_server.tracking.tripod import turn
 _MIN_TRACKS = 30
 _THIN = 100
 _FULL = 250
+_PROFILE_POINTS = 1000
 # Shares of the stage's time, for the progress bar.
 _SHARES = {"corners": 0.25, "features": 0.2, "models": 0.3, "every_frame": 0.15, "focal": 0.1}
 
@@ -228,9 +229,11 @@ def _of_keyframes(tracks: Tracks, keyframes: list[int]) -> Tracks:
 
 
 def _keyframes_only(full: Reconstruction, keyframes: list[int]) -> Reconstruction:
-    """The solved keyframes of a reconstruction of all frames."""
+    """The solved keyframes of a reconstruction of all frames, with the points they see most often."""
     other = Reconstruction.copy_of(full)
     other.registered = np.isin(np.arange(len(full.registered)), keyframes)
+    seen = np.bincount(other.seen.point[other.used], minlength=len(other.triangulated))
+    other.triangulated[np.argsort(-seen)[_PROFILE_POINTS:]] = False
     return other
 
 
