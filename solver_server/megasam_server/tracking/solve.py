@@ -79,17 +79,23 @@ def solve_cameras(
     on_keyframes = _of_keyframes(tracks, keyframes)
     thin = longest_spread(on_keyframes, _THIN, *size)
     chosen = choose_model(thin, len(keyframes), size, focals, options, step)
-    full = pose_every_frame(
-        chosen.model, keyframes, longest_spread(tracks, _FULL, *size), frames.num_frames
-    )
-    step.reporter("every_frame", "adjusting all frames")(1, 1)
+    all_tracks = longest_spread(tracks, _FULL, *size)
     profile: FocalProfile | None = None
-    if not held:
-        profile, _ = profile_focal(
+    for attempt in range(2):
+        step.reporter("every_frame", "adjusting all frames")(attempt, 2)
+        full = pose_every_frame(chosen.model, keyframes, all_tracks, frames.num_frames)
+        if held:
+            break
+        profile, better = profile_focal(
             _keyframes_only(full, keyframes),
             plate.width / frames.width,
             step.reporter("focal", "testing focal lengths"),
         )
+        if better is None:
+            break
+        # The adjustment had stopped in a side valley: once more from the focal length that fits better.
+        chosen.model.scene.focal[:] *= np.median(better.scene.focal) / np.median(full.scene.focal)
+        chosen.model.settle()
     warnings = [*chosen.warnings]
     weak = weakly_seen(full)
     if weak.any():
