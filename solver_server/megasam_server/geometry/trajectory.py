@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from megasam_server.geometry.rotation import angle_between, nearest_rotation
+
 
 @dataclass(frozen=True)
 class Similarity:
@@ -56,8 +58,7 @@ def umeyama(source: np.ndarray, target: np.ndarray, with_scale: bool = True) -> 
 
 def mean_rotation(rotations: np.ndarray) -> np.ndarray:
     """Chordal L2 mean of rotations [N,3,3] (Hartley et al., "Rotation Averaging", IJCV 2013)."""
-    u, _, vt = np.linalg.svd(np.asarray(rotations).sum(axis=0))
-    return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    return nearest_rotation(np.asarray(rotations).sum(axis=0))
 
 
 def align_orientations(solved: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -67,8 +68,7 @@ def align_orientations(solved: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 def rotation_angles_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Angle between rotations [N,3,3] frame by frame, degrees, float64 [N]."""
-    relative = np.swapaxes(a, 1, 2) @ b
-    return np.degrees(Rotation.from_matrix(relative).magnitude())
+    return np.degrees(angle_between(a, b))
 
 
 @dataclass(frozen=True)
