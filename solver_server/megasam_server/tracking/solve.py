@@ -23,7 +23,7 @@ from megasam_server.tracking.reconstruction import Reconstruction
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.to_plate import to_plate
 from megasam_server.tracking.tracks import Tracks, join, longest_spread
-from megasam_server.tracking.tripod import turn
+from megasam_server.tracking.tripod import set_in_motion, turn
 
 _MIN_TRACKS = 30
 _THIN = 100
@@ -137,8 +137,10 @@ def choose_model(
         tripod = _preferred(tripod, _zooming(tripod), _ZOOM_GAIN)
     report(1, 4)
     if tripod.used.mean() > _MOSTLY:
-        # Turning shows the focal length: no need to search for it.
-        focals_px = [float(np.median(tripod.scene.focal))]
+        # Too little parallax for a start from two frames, and turning shows the focal length.
+        moving = set_in_motion(tripod)
+        chosen = _straightened(moving if _shows_parallax(tripod, moving) else tripod)
+        return ChosenModel(chosen, _about(chosen))
     moving = reconstruct(
         tracks, num_cameras, size, focals_px, options, lambda done, of: report(1 + 2 * done / of, 4)
     )
@@ -165,12 +167,20 @@ _LEAST_ZOOM = 1.03
 # How much the richer model must lower the cost to be believed: freedom alone lowers it a little.
 _ZOOM_GAIN = 0.85
 _MOVING_GAIN = 0.5
+_PARALLAX_GAIN = 0.3
 _DISTORTION_GAIN = 0.995
 _LEAST_DISTORTION_PX = 0.5
 
 
 def _preferred(simple: Reconstruction, rich: Reconstruction, gain: float) -> Reconstruction:
     return rich if rich.truncated_cost() < gain * simple.truncated_cost() else simple
+
+
+def _shows_parallax(tripod: Reconstruction, moving: Reconstruction) -> bool:
+    """Moving the camera removes most of the error of what both models explain."""
+    both = moving.seen.select(moving.used & tripod.used)
+    before = (tripod.scene.residuals(both) ** 2).sum()
+    return bool((moving.scene.residuals(both) ** 2).sum() < _PARALLAX_GAIN * before)
 
 
 def _zooming(model: Reconstruction) -> Reconstruction:

@@ -33,6 +33,20 @@ def turn(
     return min(models, key=Reconstruction.truncated_cost)
 
 
+def set_in_motion(tripod: Reconstruction) -> Reconstruction:
+    """A moving camera that starts from the tripod's rotations, at rest, before points that are all equally far.
+
+    With little parallax no pair of frames shows a baseline to start from, but all frames together do: the adjustment
+    finds the small steps and then the depths (Yu & Gallup, "3D Reconstruction from Accidental Motion", CVPR 2014).
+    """
+    model = Reconstruction.copy_of(tripod)
+    model.options = replace(tripod.options, translate=True)
+    model.scene.points[:, 3] = 1.0
+    model.scene.points[:] /= np.linalg.norm(model.scene.points, axis=1, keepdims=True)
+    model.settle()
+    return model
+
+
 def _turn_from(
     tracks: Tracks, num_cameras: int, size: tuple[int, int], focal_px: float, options: BundleOptions
 ) -> Reconstruction:
