@@ -1,0 +1,1 @@
+"""Stage 2: metric depth, field of view, and one scale and shift for the clip."""

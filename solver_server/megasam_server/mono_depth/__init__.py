@@ -1,0 +1,1 @@
+"""Stage 1: relative depth of every frame."""
