@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(os.environ.get("MEGASAM_VENV") or ROOT / ".venv").absolute()
 STAMP = VENV / "megasam-setup.json"
 LOG = VENV / "megasam-setup.log"
-EXTRAS = "server,test"
+EXTRAS = {"server", "test"}
+# What a command needs beyond these. Several GB, so they are left out until somebody asks.
+MORE_EXTRAS = {"test": {"networks"}}
 WINDOWS = os.name == "nt"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
@@ -37,14 +39,13 @@ USAGE = """usage: python3 -m solver_server COMMAND [ARGUMENTS...]
 The first run makes the environment in .venv (or in $MEGASAM_VENV) and downloads what it needs."""
 
 # Run by the environment's Python: the project imports, and its packages have all their files.
-COMPLETE_CHECK = f"""
-EXTRAS = {EXTRAS.split(",")}
+COMPLETE_CHECK = """
 import re
 from importlib import metadata
 import megasam_server
 for requirement in metadata.requires("megasam-maya"):
     extra = re.search(r"extra == .(\\w+)", requirement)
-    if extra is None or extra[1] in EXTRAS:
+    if extra is None or extra[1] in extras:
         package = metadata.distribution(re.match(r"[\\w.-]+", requirement)[0])
         for file in package.files:
             assert file.suffix == ".pyc" or package.locate_file(file).exists(), file
@@ -54,8 +55,8 @@ for requirement in metadata.requires("megasam-maya"):
 INSTALL_ADVICE = (
     (
         ("No space left", "Errno 28", "not enough space"),
-        "The disk is full. The environment takes about 1.2 GB; free some, or set MEGASAM_VENV to a"
-        " folder on a larger disk.",
+        "The disk is full. The environment takes about 1.2 GB, and 7 GB with the networks that"
+        " `test` installs; free some, or set MEGASAM_VENV to a folder on a larger disk.",
     ),
     (
         ("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
@@ -98,7 +99,7 @@ def main(arguments):
         return 0 if arguments else 2
     try:
         with _one_at_a_time():
-            make_environment()
+            make_environment(EXTRAS | MORE_EXTRAS.get(arguments[0], set()))
     except OSError as error:
         raise SetupError(_cannot_write(error)) from error
     if arguments[0] == "test":
@@ -107,14 +108,17 @@ def main(arguments):
     return hand_over([str(_tool("megasam")), *arguments])
 
 
-def make_environment():
-    """Bring ``.venv`` to what this checkout needs: kept when good, else updated or made anew."""
+def make_environment(extras):
+    """Bring ``.venv`` to what this checkout and ``extras`` need: kept when good, else updated or
+    made anew. Extras that are installed already stay."""
+    found = _read_stamp()
+    listed = found.get("extras") if found else None
+    installed = set(listed) if isinstance(listed, list) else set()
     wanted = {
         "checkout": str(ROOT),
-        "extras": EXTRAS,
+        "extras": sorted(extras | installed),
         "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(),
     }
-    found = _read_stamp()
     started = time.monotonic()
     if found is None and not STAMP.exists() and _runs("import pip"):
         say(f"Using the environment that is already in {VENV}")
@@ -123,16 +127,16 @@ def make_environment():
     elif found.get("checkout") != str(ROOT):
         say("The checkout has moved since its environment was made")
         _create_venv()
-    elif not (_tool("megasam").exists() and _runs(COMPLETE_CHECK)):
+    elif not (_tool("megasam").exists() and _runs(f"extras = {installed}" + COMPLETE_CHECK)):
         say(f"The environment in {VENV} is damaged; making it again")
         _create_venv()
     elif found == wanted:
         return
-    else:
+    elif found.get("pyproject") != wanted["pyproject"]:
         say("pyproject.toml has changed since the last run")
     # A cut-off installation leaves this mark and no stamp: the next run makes the environment anew.
     STAMP.write_text('"installing"', encoding="utf-8")
-    _install()
+    _install(wanted["extras"])
     finished = STAMP.with_suffix(".new")
     finished.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     os.replace(finished, STAMP)
@@ -207,11 +211,12 @@ def _create_venv():
         raise SetupError(f"The environment could not be made in {VENV}:\n{_tail(output)}")
 
 
-def _install():
+def _install(extras):
     """Install the checkout with its extras; editable, so that an update is one ``git pull``."""
-    say(f"Installing packages (about 300 MB the first time); details in {LOG}")
+    size = "several GB" if "networks" in extras else "about 300 MB"
+    say(f"Installing packages ({size} the first time); details in {LOG}")
     pip = [str(_tool("python")), "-I", "-m", "pip", "--disable-pip-version-check", "install"]
-    pip += ["--no-input", "--progress-bar=off", "--editable", f"{ROOT}[{EXTRAS}]"]
+    pip += ["--no-input", "--progress-bar=off", "--editable", f"{ROOT}[{','.join(extras)}]"]
     with LOG.open("wb") as log:
         exit_code = _wait_with_news(
             subprocess.Popen(pip, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
