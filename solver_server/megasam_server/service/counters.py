@@ -1,0 +1,42 @@
+"""What a server counts: plain numbers, for the log, the status and the metrics."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+# Peers that did not get past the handshake.
+REFUSED_KEYS = "refused_keys"
+REFUSED_HANDSHAKES = "refused_handshakes"
+# Messages that came, and those answered with an error; refusals are also counted by error code.
+MESSAGES = "messages"
+REFUSED_MESSAGES = "refused_messages"
+# Bytes of files.
+UPLOADED_BYTES = "uploaded_bytes"
+FETCHED_BYTES = "fetched_bytes"
+
+
+class Counters:
+    """Numbers that only grow. Safe to use from any thread.
+
+    A counter has a name and may have a label, such as the code of the error that was answered.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, name: str, count: int = 1, label: str = "") -> None:
+        with self._lock:
+            self._counts[name, label] += count
+
+    def total(self, name: str) -> int:
+        """Over all labels."""
+        with self._lock:
+            return sum(count for (known, _), count in self._counts.items() if known == name)
+
+    def snapshot(self) -> Mapping[tuple[str, str], int]:
+        """(name, label) -> count, as it is now."""
+        with self._lock:
+            return dict(self._counts)

@@ -1,0 +1,102 @@
+"""Everything that can be set about a server, in one place: command line and config file fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megasam_shared.protocol import DEFAULT_PORT, MAX_FILES
+
+from megasam_server.service.worker import SOLVER
+
+EVERY_CLIENT = "*"
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """How clients are told apart when other machines reach the server.
+
+    Attributes:
+        server_key: file with the server's own key pair (``megasam keys new --server``).
+        allowed_clients: file with the names and public keys of the clients (``megasam keys
+            allow``). It is read again when it changes.
+    """
+
+    server_key: Path
+    allowed_clients: Path
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What a plate or mask may be; judged by its header, before anything is decoded.
+
+    Attributes:
+        side: longest width or height, pixels.
+        frame_bytes: most bytes of one decoded frame with all its channels.
+        frames: most frames of one plate.
+    """
+
+    side: int = 16_384
+    frame_bytes: int = 1 << 30
+    frames: int = 20_000
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """What clients may bring.
+
+    Attributes:
+        files: most files of one submission, plate and masks together.
+        file_bytes: largest single file.
+        submission_bytes: most bytes of one submission, plate and masks together.
+        quota_bytes: most bytes that one client keeps on the server; None is no quota.
+    """
+
+    files: int = MAX_FILES
+    file_bytes: int = 1 << 40
+    submission_bytes: int = 1 << 40
+    quota_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server runs.
+
+    Attributes:
+        state: folder for jobs and uploads.
+        bind: ``tcp://HOST:PORT``; port 0 takes a free one. Anything but loopback needs ``curve``.
+        curve: encryption and allow-list; None for a server on loopback that trusts the machine.
+        shared_jobs: every client sees, cancels and fetches the jobs of all, and need not send
+            again what another has sent. Otherwise a client sees its own only.
+        media_roots: folders whose plates clients may name by path.
+        prefix_maps: how paths of clients are read here: client name, or ``*`` for every client,
+            to {prefix at the client: folder here}, e.g. ``{"*": {"Z:/shows": "/mnt/shows"}}``.
+        pictures, uploads: limits.
+        queue_limit: most jobs that wait, over all clients.
+        queue_limit_per_client: most jobs of one client that wait; None for no limit of its own.
+        gpus: devices to solve on, one worker each; None takes every GPU that is there, else the
+            CPU.
+        job_timeout: seconds that one run of a job may take; None for ever.
+        ttl: seconds after which jobs that are over, and uploads that nobody uses, are removed;
+            None keeps them.
+        worker_environment: further variables that workers inherit (see
+            :mod:`megasam_server.service.worker_environment`).
+        job_function: ``module:function`` that solves.
+    """
+
+    state: Path
+    bind: str = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+    curve: CurveOptions | None = None
+    shared_jobs: bool = False
+    media_roots: Sequence[Path] = ()
+    prefix_maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    pictures: PictureLimits = PictureLimits()
+    uploads: UploadLimits = UploadLimits()
+    queue_limit: int = 100
+    queue_limit_per_client: int | None = None
+    gpus: Sequence[str] | None = None
+    job_timeout: float | None = None
+    ttl: float | None = None
+    worker_environment: Sequence[str] = ()
+    job_function: str = SOLVER
