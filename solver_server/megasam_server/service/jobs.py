@@ -14,12 +14,13 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import ErrorInfo, JobInfo, JobState, Result
 from megasam_shared.wire import decode, encode
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    submission TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    submission TEXT NOT NULL,
     name TEXT NOT NULL,
     state TEXT NOT NULL,
     created REAL NOT NULL,
@@ -27,7 +28,8 @@ CREATE TABLE jobs (
     finished REAL,
     starts INTEGER NOT NULL DEFAULT 0,
     request TEXT NOT NULL,
-    error TEXT
+    error TEXT,
+    UNIQUE (owner, submission)
 );
 CREATE INDEX jobs_by_state ON jobs (state, number);
 """
@@ -86,9 +88,11 @@ class JobFolder:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One row of the index. ``plate`` and ``masks`` are paths on the server."""
+    """One row of the index. ``plate`` and ``masks`` are paths on the server; ``owner`` is the public
+    key of the client that submitted it, empty where clients have none."""
 
     id: str
+    owner: str
     name: str
     state: JobState
     created: float
@@ -144,6 +148,7 @@ class JobStore:
     def add(
         self,
         job: str,
+        owner: str,
         submission: str,
         name: str,
         plate: Path,
@@ -157,9 +162,9 @@ class JobStore:
             "settings": settings,
         }
         self._db.execute(
-            "INSERT INTO jobs (id, submission, name, state, created, request)"
-            " VALUES (?, ?, ?, 'queued', ?, ?)",
-            (job, submission, name, time.time(), json.dumps(request)),
+            "INSERT INTO jobs (id, owner, submission, name, state, created, request)"
+            " VALUES (?, ?, ?, ?, 'queued', ?, ?)",
+            (job, owner, submission, name, time.time(), json.dumps(request)),
         )
         return self.get(job)
 
@@ -176,8 +181,10 @@ class JobStore:
             )
         return _record(row)
 
-    def find_submission(self, submission: str) -> JobRecord | None:
-        row = self._db.execute("SELECT * FROM jobs WHERE submission = ?", (submission,)).fetchone()
+    def find_submission(self, owner: str, submission: str) -> JobRecord | None:
+        row = self._db.execute(
+            "SELECT * FROM jobs WHERE owner = ? AND submission = ?", (owner, submission)
+        ).fetchone()
         return None if row is None else _record(row)
 
     def next_queued(self) -> JobRecord | None:
@@ -194,9 +201,13 @@ class JobStore:
         """The job as clients see it."""
         return self._info(self.get(job))
 
-    def newest(self) -> list[JobInfo]:
-        """The last jobs, newest first."""
-        rows = self._db.execute(f"SELECT * FROM jobs ORDER BY number DESC LIMIT {_LISTED}")
+    def newest(self, owner: str | None = None) -> list[JobInfo]:
+        """The last jobs, newest first; of one owner, or of all."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE ?1 IS NULL OR owner = ?1"
+            f" ORDER BY number DESC LIMIT {_LISTED}",
+            (owner,),
+        )
         return [self._info(_record(row)) for row in rows.fetchall()]
 
     def start(self, job: str) -> None:
@@ -287,6 +298,7 @@ def _record(row: sqlite3.Row) -> JobRecord:
     error = json.loads(row["error"]) if row["error"] else None
     return JobRecord(
         id=row["id"],
+        owner=row["owner"],
         name=row["name"],
         state=row["state"],
         created=row["created"],

@@ -265,7 +265,7 @@ class SolverServer:
         )
 
     def _on_submit(self, session: Session, submit: Submit) -> None:
-        known = self._jobs.find_submission(submit.submission)
+        known = self._jobs.find_submission("", submit.submission)
         if known is not None:
             session.watch(known.id)
             self._send(session.identity, JobChanged(submit.request, self._jobs.info(known.id)))
@@ -289,14 +289,14 @@ class SolverServer:
     def _queue_job(
         self, session: Session, submit: Submit, job: str, placed: PlacedJob
     ) -> JobChanged:
-        known = self._jobs.find_submission(submit.submission)
+        known = self._jobs.find_submission("", submit.submission)
         if known is not None:  # it was sent twice in a row
             self._background.forget(partial(shutil.rmtree, self._jobs.folder_of(job).path))
             job = known.id
         else:
             settings = placed.settings.to_map()
             self._jobs.add(
-                job, submit.submission, submit.name, placed.plate, placed.masks, settings
+                job, "", submit.submission, submit.name, placed.plate, placed.masks, settings
             )
             _log.info("job %s %r queued by %r", job, submit.name, session.name)
         session.watch(job)
