@@ -38,6 +38,7 @@ from megasam_shared.protocol import (
     Submit,
     Welcome,
 )
+from megasam_shared.server_keys import ClientKeys
 from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import HashCache, OnBytes, fetch_artefacts, upload_files
 
@@ -53,6 +54,7 @@ class SolverClient:
     Args:
         address: ZeroMQ endpoint, e.g. ``tcp://127.0.0.1:5599``.
         name: what the server's log calls this client.
+        keys: for an encrypted server, see :func:`megasam_shared.server_keys.keys_for`.
         on_event: called with each event in the connection's thread; it must be quick and must not
             call blocking methods. Without it, events wait for :meth:`poll`, the newest 512.
         hash_cache: file that remembers hashes of plates between runs; None remembers only
@@ -68,13 +70,14 @@ class SolverClient:
         address: str,
         *,
         name: str = "",
+        keys: ClientKeys | None = None,
         on_event: Callable[[Any], None] | None = None,
         hash_cache: Path | None = None,
     ) -> None:
         self._events: deque[Any] = deque(maxlen=_KEPT_EVENTS)
         self._hashes = HashCache(hash_cache)
         self._hash_lock = threading.Lock()
-        self._connection = Connection(address, name)
+        self._connection = Connection(address, name, keys)
         self._connection.add_listener(on_event or self._events.append)
 
     def __enter__(self) -> SolverClient:
@@ -92,7 +95,8 @@ class SolverClient:
         """Wait for the server.
 
         Raises:
-            MegasamError: ``server_not_reachable``, or ``protocol_mismatch`` naming both versions.
+            MegasamError: ``server_not_reachable``, ``server_refuses_key``, ``server_handshake_failed``, or
+                ``protocol_mismatch`` naming both versions.
         """
         return self._connection.wait_until_connected(timeout)
 

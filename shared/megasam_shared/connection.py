@@ -23,6 +23,7 @@ import zmq
 
 from megasam_shared import __version__
 from megasam_shared.errors import MegasamError
+from megasam_shared.handshake import HandshakeWatch
 from megasam_shared.protocol import (
     HEARTBEAT_EVERY,
     PROTOCOL_VERSION,
@@ -32,6 +33,7 @@ from megasam_shared.protocol import (
     Hello,
     Welcome,
 )
+from megasam_shared.server_keys import ClientKeys
 from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, encode
 
 _log = logging.getLogger(__name__)
@@ -58,10 +60,13 @@ class Connection:
     Args:
         address: ZeroMQ endpoint, e.g. ``tcp://127.0.0.1:5599``.
         name: what this client calls itself in the server's log.
+        keys: encrypt, prove who we are, and talk to no server but the one with the right key; None
+            for an unencrypted server on this machine.
     """
 
-    def __init__(self, address: str, name: str = "") -> None:
+    def __init__(self, address: str, name: str = "", keys: ClientKeys | None = None) -> None:
         self.address = address
+        self._keys = keys
         self._name = name[:255]
         self._numbers = itertools.count(1)
         self._outgoing: queue.SimpleQueue[tuple[bytes, int, Future]] = queue.SimpleQueue()
@@ -85,30 +90,35 @@ class Connection:
         self._wake_sender = self._context.socket(zmq.PUSH)
         self._wake_sender.linger = 0
         self._wake_sender.connect(wake_address)
-        self._socket = self._open_socket()
+        self._open_socket()
         self._thread = threading.Thread(target=self._run, name="megasam-connection", daemon=True)
         self._thread.start()
 
-    def _open_socket(self) -> zmq.Socket:
+    def _open_socket(self) -> None:
         socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
         # Nothing is queued for a server that is not there: it would be stale when it comes.
         socket.set(zmq.IMMEDIATE, 1)
+        socket.set(zmq.IPV6, "[" in self.address)
         socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.set(zmq.RECONNECT_IVL, 100)
         socket.set(zmq.RECONNECT_IVL_MAX, 2000)
         socket.set(zmq.HEARTBEAT_IVL, 2000)
+        if self._keys is not None:
+            socket.curve_publickey = bytes.fromhex(self._keys.own.public)
+            socket.curve_secretkey = bytes.fromhex(self._keys.own.secret)
+            socket.curve_serverkey = bytes.fromhex(self._keys.server)
+        self._socket = socket
+        self._handshake = HandshakeWatch(socket, self.address, self._keys)
         try:
             socket.connect(self.address)
         except zmq.ZMQError as error:
-            socket.close()
             self._close_sockets()
             raise MegasamError(
                 "server_address_invalid",
                 f"{self.address!r} is not the address of a server ({error}).",
                 "An address looks like tcp://127.0.0.1:5599.",
             ) from None
-        return socket
 
     # --- called from any thread
 
@@ -120,7 +130,9 @@ class Connection:
         """The server's answer to the hello.
 
         Raises:
-            MegasamError: ``protocol_mismatch``, or ``server_not_reachable`` after ``timeout`` s.
+            MegasamError: ``protocol_mismatch``; ``server_refuses_key`` or ``server_handshake_failed``
+                when the two sides do not accept each other's keys; ``server_not_reachable``
+                after ``timeout`` s.
         """
         deadline = time.monotonic() + timeout
         while not self._welcomed.wait(0.02):
@@ -128,6 +140,9 @@ class Connection:
                 raise self._failure
             if self._closing.is_set():
                 raise _closed()
+            handshake = self._handshake
+            if handshake.error and (handshake.refused or time.monotonic() > deadline):
+                raise handshake.error
             if time.monotonic() > deadline:
                 raise MegasamError(
                     "server_not_reachable",
@@ -188,13 +203,16 @@ class Connection:
     # --- called in the connection's own thread
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_receiver, zmq.POLLIN)
+        poller = self._new_poller()
         try:
             while not self._closing.is_set():
                 poller.poll(_POLL_MS if self.connected else _OFFLINE_POLL_MS)
                 self._drain_wake_ups()
+                self._handshake.look()
+                if self._handshake.wants_new_socket:
+                    self._close_server_socket()
+                    self._open_socket()
+                    poller = self._new_poller()
                 self._receive_all()
                 self._keep_alive(time.monotonic())
                 self._send_all()
@@ -202,10 +220,20 @@ class Connection:
             self._fail_pending(_closed())
             with self._lock:
                 self._closing.set()
-                self._socket.close()
                 self._close_sockets()
 
+    def _new_poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for socket in (self._socket, self._handshake.monitor, self._wake_receiver):
+            poller.register(socket, zmq.POLLIN)
+        return poller
+
+    def _close_server_socket(self) -> None:
+        self._handshake.close()
+        self._socket.close()
+
     def _close_sockets(self) -> None:
+        self._close_server_socket()
         self._wake_sender.close()
         self._wake_receiver.close()
         self._context.term()
