@@ -1,0 +1,253 @@
+"""Where the pixels of one frame are seen in another, given their disparities.
+
+Conventions (megasam): poses ``cam_from_world`` as in :mod:`megasam_server.geometry.se3`; disparity
+d = 1/depth; pixel coordinates are integers at pixel centres; intrinsics are (fx, fy, cx, cy) at the
+resolution of the disparity map. An edge (i, j) carries the pixels of frame i into frame j.
+
+Formulas: the MegaSaM/DROID-SLAM projective geometry, with the Jacobians of the left perturbation
+``T <- Exp(xi) T``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from megasam_server.geometry import se3
+
+# A point nearer than this to either camera is not counted as seen.
+MIN_DEPTH = 0.2
+# frame_distance: nearest depth that counts, how much of the picture must stay in front of the other
+# camera, and the distance where it does not.
+MIN_DEPTH_DISTANCE = 0.25
+MIN_VISIBLE = 0.75
+FAR_APART = 1000.0
+# frame_distance works through the edges in groups of this many pixels.
+PIXELS_AT_ONCE = 2**22
+
+
+class Jacobians(NamedTuple):
+    """Derivatives of the projected coordinates (u, v), which are the rows.
+
+    Attributes:
+        pose_i: [E, h, w, 2, 6] by the left twist of frame i's pose.
+        pose_j: [E, h, w, 2, 6] by that of frame j's pose.
+        disparity: [E, h, w, 2, 1] by the disparity of the pixel in frame i.
+        focal: [E, h, w, 2, 1] by fx / (2 cx), the focal length in widths of the picture, fx and fy
+            changing by the same amount.
+    """
+
+    pose_i: Tensor
+    pose_j: Tensor
+    disparity: Tensor
+    focal: Tensor
+
+
+class MovedPixels(NamedTuple):
+    """The pixels of the edges' source frames in the cameras of their target frames.
+
+    ``pixels`` is h*w. The pose relates the two cameras: ``j_from_i``.
+
+    Attributes:
+        j_from_i: [E, 7].
+        rotation: [E, 3, 3] of that pose.
+        rays: [1 or E, 2, pixels] (x/z, y/z) of the pixels in frame i.
+        disps: [E, pixels] of frame i.
+        points: [E, 3, pixels] points in camera j, in units of their depth in camera i: camera j
+            sees depth points[:, 2] / disps.
+        focals: [2, E, 2] (fx, fy) of frames i and j.
+        centre: [E, 2] (cx, cy) of frame j.
+    """
+
+    j_from_i: Tensor
+    rotation: Tensor
+    rays: Tensor
+    disps: Tensor
+    points: Tensor
+    focals: Tensor
+    centre: Tensor
+
+    def inverse_depth(self, nearest: float) -> Tensor:
+        """1/Z of the points, [E, pixels]; 0 where Z < nearest."""
+        z = self.points[:, 2]
+        return torch.where(z > nearest, 1 / z, 0.0)
+
+    def coordinates(self, inverse_depth: Tensor) -> Tensor:
+        """Where the points are seen in frame j, [E, 2, pixels]."""
+        slopes = self.points[:, :2] * inverse_depth[:, None]
+        return slopes * self.focals[1, :, :, None] + self.centre[:, :, None]
+
+    def jacobians(self, inverse_depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives by pose j [E, 2, 6, pixels], disparity and focal length [E, 2, pixels] each.
+
+        Those by pose i are ``-J_j Ad(j_from_i)``. A point with inverse depth 0 gives finite rows.
+        """
+        fx, fy = self.focals[1].unsqueeze(-1).unbind(1)  # [E, 1]
+        a, b = (self.points[:, :2] * inverse_depth[:, None]).unbind(1)  # [E, pixels]
+        near = self.disps * inverse_depth  # 1 / depth seen from camera j
+        zero = torch.zeros_like(a)
+        rows = [
+            *(fx * near, zero, -fx * a * near, -fx * a * b, fx + fx * a * a, -fx * b),
+            *(zero, fy * near, -fy * b * near, -fy - fy * b * b, fy * a * b, fy * a),
+        ]
+        by_pose = torch.stack(rows, dim=1).unflatten(1, (2, 6))
+        scale = self.focals[1, :, :, None] * inverse_depth[:, None]  # [E, 2, pixels]
+        slopes = torch.stack([a, b], dim=1)
+        t = self.j_from_i[:, :3, None]
+        by_disparity = scale * (t[:, :2] - t[:, 2:] * slopes)
+        # Ray of the pixel as the focal length grows: it turns towards the axis.
+        turn = self.rotation[:, :, :2] / -self.focals[0, :, None, :]  # [E, 3, 2]
+        d = turn[:, :, :1] * self.rays[:, None, 0] + turn[:, :, 1:] * self.rays[:, None, 1]
+        by_focal = slopes + scale * (d[:, :2] - slopes * d[:, 2:])
+        return by_pose, by_disparity, by_focal * (2 * self.centre[:, :1, None])
+
+
+def pixel_grid(height: int, width: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
+    """(u, v) of every pixel, [h, w, 2]."""
+    v = torch.arange(height, dtype=dtype or torch.get_default_dtype(), device=device)
+    u = torch.arange(width, dtype=v.dtype, device=device)
+    return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1)
+
+
+def back_project(disps: Tensor, intrinsics: Tensor) -> Tensor:
+    """Homogeneous points (x/z, y/z, 1, d) of every pixel, [N, h, w] -> [N, h, w, 4].
+
+    ``intrinsics`` is [4] or [N, 4].
+    """
+    height, width = disps.shape[-2:]
+    grid = pixel_grid(height, width, disps.dtype, disps.device)  # [h, w, 2]
+    focal, centre = intrinsics[..., None, None, :].split(2, dim=-1)
+    rays = ((grid - centre) / focal).expand(*disps.shape, 2)
+    ones = torch.ones_like(disps)
+    return torch.cat([rays, ones.unsqueeze(-1), disps.unsqueeze(-1)], dim=-1)
+
+
+def project(points: Tensor, intrinsics: Tensor) -> Tensor:
+    """(u, v) of points (x, y, z, ...), [N, h, w, 3 or 4] -> [N, h, w, 2].
+
+    Points nearer than half of MIN_DEPTH, or behind the camera, are divided by 1 instead of by z.
+    """
+    z = points[..., 2:3]
+    z = torch.where(z < 0.5 * MIN_DEPTH, 1.0, z)
+    focal, centre = intrinsics[..., None, None, :].split(2, dim=-1)
+    return points[..., :2] / z * focal + centre
+
+
+def move_pixels(
+    poses: Tensor, disps: Tensor, intrinsics: Tensor, ii: Tensor, jj: Tensor
+) -> MovedPixels:
+    """Carry the pixels of frames ii into the cameras jj; shapes as in projective_transform."""
+    j_from_i = se3.compose(poses[jj], se3.inverse(poses[ii]))
+    rotation = se3.matrix(j_from_i)[:, :3, :3]
+    height, width = disps.shape[-2:]
+    grid = pixel_grid(height, width, disps.dtype, disps.device).flatten(0, 1).mT  # [2, pixels]
+    shared = intrinsics.ndim == 1
+    camera_i = intrinsics[None] if shared else intrinsics[ii]
+    camera_j = intrinsics[None] if shared else intrinsics[jj]
+    rays = (grid - camera_i[:, 2:, None]) / camera_i[:, :2, None]
+    disps = disps[ii].flatten(1)
+    # Element by element, not as a matrix product: coordinates must not be rounded to TF32.
+    points = torch.addcmul(rotation[:, :, 2:], rotation[:, :, :1], rays[:, None, 0])
+    points = torch.addcmul(points, rotation[:, :, 1:2], rays[:, None, 1])
+    points = torch.addcmul(points, j_from_i[:, :3, None], disps[:, None])
+    return MovedPixels(
+        j_from_i,
+        rotation,
+        rays,
+        disps,
+        points,
+        torch.stack([camera_i[:, :2], camera_j[:, :2]]),
+        camera_j[:, 2:],
+    )
+
+
+def projective_transform(
+    poses: Tensor,
+    disps: Tensor,
+    intrinsics: Tensor,
+    ii: Tensor,
+    jj: Tensor,
+    jacobians: bool = False,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Jacobians]:
+    """See the pixels of frames ii in frames jj.
+
+    Args:
+        poses: [N, 7] cam_from_world.
+        disps: [N, h, w].
+        intrinsics: [4], or [N, 4] for cameras that differ.
+        ii, jj: [E] int64, source and target frames.
+        jacobians: also return the derivatives; those of points that are not valid have no meaning.
+
+    Returns:
+        coords [E, h, w, 2] (u, v), valid [E, h, w] bool (in front of the camera by more than
+        MIN_DEPTH) and, if asked for, the :class:`Jacobians`.
+    """
+    size = disps.shape[-2:]
+    moved = move_pixels(poses, disps, intrinsics, ii, jj)
+    z = moved.points[:, 2]
+    inverse_depth = 1 / torch.where(z < 0.5 * MIN_DEPTH, 1.0, z)
+    coords = moved.coordinates(inverse_depth).unflatten(-1, size).movedim(1, -1)
+    valid = (z > MIN_DEPTH).unflatten(-1, size)
+    if not jacobians:
+        return coords, valid
+    by_pose, by_disparity, by_focal = moved.jacobians(inverse_depth)
+    pose_j = by_pose.unflatten(-1, size).permute(0, 3, 4, 1, 2)  # [E, h, w, 2, 6]
+    adjoint = se3.adjoint_matrix(moved.j_from_i)[:, None, None]
+    columns = (
+        column.unflatten(-1, size).permute(0, 2, 3, 1).unsqueeze(-1)
+        for column in (by_disparity, by_focal)
+    )
+    return coords, valid, Jacobians(-pose_j @ adjoint, pose_j, *columns)
+
+
+def frame_distance(
+    poses: Tensor,
+    disps: Tensor,
+    intrinsics: Tensor,
+    ii: Tensor,
+    jj: Tensor,
+    beta: float,
+    bidirectional: bool = True,
+) -> Tensor:
+    """Mean motion of the picture between frames, in pixels of the disparity map, [E].
+
+    Of every pixel: beta times the length of its motion, plus (1 - beta) times that of the motion
+    which the translation alone would cause. FAR_APART where less than MIN_VISIBLE of the picture
+    stays in front of the other camera.
+
+    Args:
+        poses: [N, 7]; disps: [N, h, w]; intrinsics: [4] or [N, 4]; ii, jj: [E].
+        beta: share of the full motion, 0..1.
+        bidirectional: mean of (i, j) and (j, i) instead of (i, j) alone.
+    """
+    if bidirectional:
+        both = frame_distance(
+            poses, disps, intrinsics, torch.cat([ii, jj]), torch.cat([jj, ii]), beta, False
+        )
+        return both.unflatten(0, (2, -1)).mean(0)
+    edges_at_once = max(1, PIXELS_AT_ONCE // disps[0].numel())
+    groups = [
+        _one_way_distance(poses, disps, intrinsics, i, j, beta)
+        for i, j in zip(ii.split(edges_at_once), jj.split(edges_at_once), strict=True)
+    ]
+    return torch.cat(groups)
+
+
+def _one_way_distance(poses, disps, intrinsics, ii, jj, beta: float) -> Tensor:
+    moved = move_pixels(poses, disps, intrinsics, ii, jj)
+    ones = torch.ones_like(moved.disps)[:, None]
+    rays = moved.rays.expand(len(ii), -1, -1)
+    shifted = torch.cat([rays, ones], dim=1) + moved.j_from_i[:, :3, None] * moved.disps[:, None]
+    start = pixel_grid(*disps.shape[-2:], disps.dtype, disps.device).flatten(0, 1).mT  # [2, pixels]
+    total = counted = 0.0
+    for share, points in ((beta, moved.points), (1 - beta, shifted)):
+        z = points[:, 2]
+        visible = z > MIN_DEPTH_DISTANCE
+        end = moved._replace(points=points).coordinates(1 / torch.where(visible, z, 1.0))
+        length = torch.linalg.vector_norm(end - start, dim=1)
+        total = total + share * torch.where(visible, length, 0.0).sum(-1)
+        counted = counted + share * visible.sum(-1)
+    far = counted < MIN_VISIBLE * moved.disps.shape[-1]
+    return torch.where(far, FAR_APART, total / torch.where(far, 1.0, counted))
