@@ -127,12 +127,15 @@ def back_project(disps: Tensor, intrinsics: Tensor) -> Tensor:
 def project(points: Tensor, intrinsics: Tensor) -> Tensor:
     """(u, v) of points (x, y, z, ...), [N, h, w, 3 or 4] -> [N, h, w, 2].
 
-    Points nearer than half of MIN_DEPTH, or behind the camera, are divided by 1 instead of by z.
+    Division by z as in :func:`guarded_inverse`.
     """
-    z = points[..., 2:3]
-    z = torch.where(z < 0.5 * MIN_DEPTH, 1.0, z)
     focal, centre = intrinsics[..., None, None, :].split(2, dim=-1)
-    return points[..., :2] / z * focal + centre
+    return points[..., :2] * guarded_inverse(points[..., 2:3]) * focal + centre
+
+
+def guarded_inverse(z: Tensor) -> Tensor:
+    """1/z; 1 where z is less than half of MIN_DEPTH, or behind the camera. Any shape."""
+    return 1 / torch.where(z < 0.5 * MIN_DEPTH, 1.0, z)
 
 
 def move_pixels(
@@ -187,7 +190,7 @@ def projective_transform(
     size = disps.shape[-2:]
     moved = move_pixels(poses, disps, intrinsics, ii, jj)
     z = moved.points[:, 2]
-    inverse_depth = 1 / torch.where(z < 0.5 * MIN_DEPTH, 1.0, z)
+    inverse_depth = guarded_inverse(z)
     coords = moved.coordinates(inverse_depth).unflatten(-1, size).movedim(1, -1)
     valid = (z > MIN_DEPTH).unflatten(-1, size)
     if not jacobians:

@@ -1,0 +1,305 @@
+"""Dense bundle adjustment: poses, a disparity per pixel and the focal length from optical flow.
+
+The problem of DROID-SLAM (Teed, Deng 2021) as MegaSaM poses it. For an edge (i, j), the network
+says where each pixel p of frame i is seen in frame j (``target``) and how sure it is (``weight``):
+
+    minimise  sum_edges,p  W |target - project(T_j T_i^-1, d_i(p))|^2  +  sum_i,p  prior(d_i(p))
+
+with W = 0.001 * weight, 0 for points behind the camera. Where a frame has a depth prior it is
+alpha (d - d_prior)^2; elsewhere the step of the disparity is damped by eta. Gauss-Newton with
+Levenberg-Marquardt damping of the pose blocks; disparities, which meet only the poses, are
+eliminated (Schur complement) and the remaining dense system is solved by Cholesky in float64.
+
+Everything is a fixed sequence of batched operations on the device of the inputs: nothing waits for
+the device, and given an :class:`EdgeTopology` the whole call can be captured in a CUDA graph.
+Float32 products must not be rounded to TF32 (torch's default for matrix products on CUDA).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from megasam_server.geometry import se3
+from megasam_server.geometry.edge_topology import PIXELS_AT_ONCE, EdgeTopology, SourceGroup
+from megasam_server.geometry.projective import MIN_DEPTH, guarded_inverse, move_pixels
+
+WEIGHT_SCALE = 0.001
+# Disparities stay in this range during the iterations; the nearest and farthest depth.
+DISPARITY_RANGE = (1e-6, 10.0)
+SMALLEST_DISPARITY = 0.001
+# The reference's CUDA kernels stop nearer points than its Python code does.
+REFERENCE_MIN_DEPTH = 0.25
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """How to adjust.
+
+    Attributes:
+        iterations: Gauss-Newton steps, each with its own linearisation.
+        lm: damping of the poses (and focal length) in proportion to their information.
+        ep: constant damping of the same.
+        alpha: weight of the depth prior, per pixel.
+        motion_only: keep disparities, adjust poses alone.
+        optimise_focal: adjust one focal length, common to all frames; fy/fx is kept.
+        reference_quirks: what MegaSaM's code really does, for comparisons with it. Without focal
+            length the disparities are those after the first iteration; the step of the first free
+            pose is forgotten in the disparities; points count from another nearest depth.
+    """
+
+    iterations: int = 2
+    lm: float = 1e-4
+    ep: float = 0.1
+    alpha: float = 0.05
+    motion_only: bool = False
+    optimise_focal: bool = False
+    reference_quirks: bool = False
+
+
+class BundleState(NamedTuple):
+    """poses [N, 7], disps [N, h, w] and intrinsics [4]: the unknowns."""
+
+    poses: Tensor
+    disps: Tensor
+    intrinsics: Tensor
+
+
+class _Observations(NamedTuple):
+    """What stays the same through the iterations, pixels flattened."""
+
+    target: Tensor  # [E, 2, pixels]
+    weight: Tensor  # [E, 2, pixels], scaled
+    prior: Tensor  # [N, pixels]
+    eta: Tensor  # [N, pixels]
+
+
+class _Equations(NamedTuple):
+    """The linearised edges of one group of source frames."""
+
+    gram: Tensor | None  # [E, 8, 8] (pose j 6, focal, residual) x the same, summed over pixels
+    rows: Tensor  # [K, 6(D+1), pixels] against disparity; the last six: focal, right side, unused
+    variance: Tensor  # [K, pixels] 1/C; 0 where nothing is known
+
+
+def dense_bundle_adjust(
+    poses: Tensor,
+    disps: Tensor,
+    intrinsics: Tensor,
+    disps_prior: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    eta: Tensor,
+    ii: Tensor,
+    jj: Tensor,
+    first_free: int,
+    end: int,
+    options: BundleOptions,
+    topology: EdgeTopology | None = None,
+) -> BundleState:
+    """Adjust the poses of frames first_free..end-1 and the disparities of these and all sources.
+
+    Args:
+        poses: [N, 7] cam_from_world.
+        disps: [N, h, w] disparities, 1/depth.
+        intrinsics: [4] fx, fy, cx, cy in pixels of the disparity map, for all frames.
+        disps_prior: [N, h, w], 0 where there is no prior.
+        target: [E, h, w, 2] where the pixels of frame ii are seen in frame jj.
+        weight: [E, h, w, 2] confidence, 0..1. With weight 0, target may be anything, also NaN.
+        eta: [N, h, w] damping of disparities that have no prior, by frame.
+        ii, jj: [E] int64.
+        first_free, end: range of the free poses. Scale is fixed by the prior or by two fixed poses.
+        options: see there.
+        topology: ``EdgeTopology.build(ii, jj, first_free, end, h * w)``, for callers that adjust
+            the same edges again: without it the edges are copied to the CPU once per call.
+
+    Returns:
+        New tensors. A step whose system is not positive definite leaves the poses as they are.
+    """
+    if topology is None:
+        topology = EdgeTopology.build(ii, jj, first_free, end, disps[0].numel())
+    observed = _Observations(
+        target.movedim(-1, 1).flatten(2),
+        (WEIGHT_SCALE * weight).movedim(-1, 1).flatten(2),
+        disps_prior.flatten(1),
+        eta.flatten(1),
+    )
+    state = BundleState(poses, disps, intrinsics)
+    returned = None
+    for _ in range(options.iterations):
+        state = _step(state, observed, topology, options)
+        # The reference goes on with a clamped copy of the disparities and returns the original.
+        if returned is None:
+            returned = state.disps
+        state = state._replace(disps=state.disps.clamp(*DISPARITY_RANGE))
+    if options.reference_quirks and not options.optimise_focal and returned is not None:
+        state = state._replace(disps=returned)
+    return state._replace(disps=state.disps.clamp(min=SMALLEST_DISPARITY))
+
+
+def _step(
+    state: BundleState, observed: _Observations, topology: EdgeTopology, options: BundleOptions
+) -> BundleState:
+    """One Gauss-Newton step; disparities are not clamped."""
+    free, slots = topology.free, topology.free + 2
+    system = state.poses.new_zeros(slots * slots, 36, dtype=torch.float64)
+    kept = None
+    for group in topology.groups:
+        adjoint, equations = _linearise(state, observed, group, options)
+        blocks = _edge_blocks(adjoint, equations.gram, options.lm)
+        system.index_add_(0, group.edge_blocks, blocks)
+        if not options.motion_only:
+            rows = equations.rows
+            product = torch.bmm(rows * equations.variance[:, None], rows.mT)
+            depth = rows.shape[1] // 6
+            product = product.unflatten(1, (depth, 6)).unflatten(3, (depth, 6)).transpose(2, 3)
+            system.index_add_(0, group.row_blocks, product.reshape(-1, 36).double(), alpha=-1)
+            # Several groups do not fit in memory together: theirs are made again below.
+            kept = equations if len(topology.groups) == 1 else None
+    unknowns = 6 * free + int(options.optimise_focal)
+    solution = _solve(system.view(slots, slots, 6, 6), free, unknowns, options.ep)
+    solution = solution.to(state.poses.dtype)  # [unknowns]
+
+    free_poses = state.poses[topology.first_free : topology.end]
+    moved = se3.retract(free_poses, solution[: 6 * free].view(free, 6))
+    poses = state.poses.clone()
+    poses[topology.first_free : topology.end] = moved
+    intrinsics = state.intrinsics
+    if options.optimise_focal:
+        fx, _, cx, _ = intrinsics
+        change = 2 * cx * solution[-1] / fx
+        intrinsics = torch.cat([intrinsics[:2] * (1 + change), intrinsics[2:]])
+    disps = state.disps
+    if not options.motion_only:
+        by_slot = _by_slot(solution, free, options)  # [P+2, 6]
+        disps = disps.clone()
+        for group in topology.groups:
+            equations = kept or _linearise(state, observed, group, options, gram=False)[1]
+            steps = by_slot[group.row_slots].flatten(1)  # [K, 6(D+1)]
+            change = torch.bmm(steps[:, None], equations.rows)[:, 0] * -equations.variance
+            disps.index_add_(0, group.sources, change.view(-1, *disps.shape[1:]))
+    return BundleState(poses, disps, intrinsics)
+
+
+def _linearise(
+    state: BundleState,
+    observed: _Observations,
+    group: SourceGroup,
+    options: BundleOptions,
+    gram: bool = True,
+) -> tuple[Tensor, _Equations]:
+    """Ad(T_j T_i^-1) of the edges, [E, 6, 6], and their equations.
+
+    The derivative by pose i is -J_j Ad, so that sums over pixels are needed for pose j only.
+    """
+    pixels = observed.prior.shape[-1]
+    moved = move_pixels(state.poses, state.disps, state.intrinsics, group.ii, group.jj)
+    adjoint = se3.adjoint_matrix(moved.j_from_i)
+    # The reference takes the equations with focal length from its Python code.
+    quirk = options.reference_quirks and not options.optimise_focal
+    inverse_depth = moved.inverse_depth(REFERENCE_MIN_DEPTH if quirk else MIN_DEPTH)
+    weight = observed.weight[group.edges] * (inverse_depth > 0)[:, None]  # [E, 2, pixels]
+    residual = observed.target[group.edges] - moved.coordinates(inverse_depth)
+    # Whatever a pixel without weight says, also NaN, must not reach the sums.
+    residual = torch.where(weight > 0, residual, 0.0)
+    by_pose, by_disparity, by_focal = moved.jacobians(inverse_depth)
+    # [E, 2, 9, pixels]: pose j (6), focal, residual, disparity.
+    columns = torch.cat([by_pose, torch.stack([by_focal, residual, by_disparity], dim=2)], dim=2)
+    weighted = columns * weight[:, :, None]
+    products = None
+    if gram:
+        left, right = columns[:, :, :8].flatten(0, 1), weighted[:, :, :8].flatten(0, 1)
+        products = torch.bmm(left, right.mT).unflatten(0, (-1, 2)).sum(1)  # [E, 8, 8]
+
+    # Everything against disparity, [E, 9, pixels].
+    against = (weighted * by_disparity[:, :, None]).sum(1)
+    blocks_j = against[:, :6]
+    blocks_i = -torch.bmm(adjoint.mT, blocks_j)
+    count, depth = group.row_slots.shape
+    rows = against.new_zeros(count * depth + 1, 6, pixels)
+    rows.index_add_(0, group.rows, torch.stack([blocks_i, blocks_j], dim=1).flatten(0, 1))
+    rows = rows[:-1].view(count, depth * 6, pixels)
+    sums = against.new_zeros(count, 3, pixels)
+    sums.index_add_(0, group.source, against[:, 6:])
+
+    prior = observed.prior[group.sources]
+    has_prior = prior > 0
+    off = state.disps[group.sources].flatten(1) - prior
+    information = sums[:, 2] + torch.where(has_prior, options.alpha, observed.eta[group.sources])
+    rows[:, -6] = sums[:, 0]
+    rows[:, -5] = sums[:, 1] - torch.where(has_prior, options.alpha * off, 0.0)
+    known = information > torch.finfo(information.dtype).tiny
+    variance = torch.where(known, 1 / information, 0.0)
+    return adjoint, _Equations(products, rows, variance)
+
+
+def _edge_blocks(adjoint: Tensor, gram: Tensor, lm: float) -> Tensor:
+    """Blocks of the edges in the system, [E, 6, 6] and [E, 8, 8] -> float64 [E*9, 36].
+
+    From sums over pose j they follow for pose i, by the adjoint; damping is on their diagonal.
+    """
+    identity = torch.eye(12, dtype=torch.float64, device=gram.device).expand(len(gram), 12, 12)
+    spread = torch.cat([pad(-adjoint.double(), (0, 0, 0, 6)), identity], dim=2)  # [E, 12, 18]
+    gram = pad(gram.double(), (0, 4, 0, 4))  # [E, 12, 12]
+    blocks = spread.mT @ gram @ spread  # [E, 18, 18]
+    blocks.diagonal(dim1=1, dim2=2).mul_(1 + lm)
+    return blocks.view(-1, 3, 6, 3, 6).transpose(2, 3).reshape(-1, 36)
+
+
+def _solve(blocks: Tensor, free: int, unknowns: int, ep: float) -> Tensor:
+    """Solve the reduced system, float64 [P+2, P+2, 6, 6] -> [unknowns]; 0 if it cannot be solved.
+
+    Row 6P is the focal length; column 6P+1 the right side.
+    """
+    full = blocks[: free + 1, : free + 1].transpose(1, 2).reshape(6 * free + 6, -1)
+    right = full[:unknowns, 6 * free + 1 : 6 * free + 2]
+    left = full[:unknowns, :unknowns].clone()
+    left.diagonal().add_(ep)
+    factor, failed = torch.linalg.cholesky_ex(left)
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    solution = torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
+    usable = (failed == 0) & solution.isfinite().all()
+    return torch.where(usable, solution, 0.0)
+
+
+def _by_slot(solution: Tensor, free: int, options: BundleOptions) -> Tensor:
+    """What each slot multiplies its rows with, [P+2, 6]: E^T dx + E_f df - w in one product."""
+    values = solution.new_zeros(free + 2, 6)
+    values[:free] = solution[: 6 * free].view(free, 6)
+    if options.reference_quirks:
+        values[0] = 0
+    if options.optimise_focal:
+        values[free, 0] = solution[-1]
+    values[free, 1] = -1
+    return values
+
+
+def observability(
+    poses: Tensor, disps: Tensor, intrinsics: Tensor, ii: Tensor, jj: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How well the edges show depth and focal length, whatever the network thinks of them.
+
+    Args:
+        poses: [N, 7]; disps: [N, h, w]; intrinsics: [4]; ii, jj: [E].
+
+    Returns:
+        The (lower) median over the pixels of all source frames of the information about their
+        disparity, sum over edges of |d(u, v)/d disparity|^2; and the information about the focal
+        length, sum over edges and pixels of |d(u, v)/df|^2. Scalars on the device. Small values
+        mean too little parallax, or too little turning, to trust the estimate.
+    """
+    sources, source = ii.unique(return_inverse=True)
+    size = disps[0].numel()
+    depth_information = disps.new_zeros(len(sources), size)
+    focal_information = disps.new_zeros(())
+    edges_at_once = max(1, PIXELS_AT_ONCE // size)
+    for i, j, k in zip(*(x.split(edges_at_once) for x in (ii, jj, source)), strict=True):
+        moved = move_pixels(poses, disps, intrinsics, i, j)
+        _, by_disparity, by_focal = moved.jacobians(guarded_inverse(moved.points[:, 2]))
+        depth_information.index_add_(0, k, by_disparity.square().sum(1))
+        focal_information = focal_information + by_focal.square().sum()
+    return depth_information.median(), focal_information / (2 * intrinsics[2]) ** 2
