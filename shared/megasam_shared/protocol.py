@@ -4,8 +4,9 @@ One ZeroMQ message holds one msgpack map: ``type`` and the fields of the class b
 wants an answer carries a ``request`` number chosen by the sender; the answer carries the same one.
 Number 0 marks what comes unasked (progress, state changes).
 
-Client:  Hello, Offer, Chunk, Submit, Fetch, Cancel, ListJobs, Attach, Heartbeat
-Server:  Welcome, Need, ChunkTaken, JobChanged, Progress, Result, Piece, Jobs, Error, Heartbeat
+Client:  Hello, Offer, Chunk, Submit, Fetch, Cancel, ListJobs, ListCheckpoints, Attach, Heartbeat
+Server:  Welcome, Need, ChunkTaken, JobChanged, Progress, Result, Piece, Jobs, Checkpoints, Error,
+         Heartbeat
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ HEARTBEAT_EVERY = 1.0
 SERVER_SILENT_AFTER = 3.0
 CLIENT_SILENT_AFTER = 15.0
 
+# As in render farms: 0 to 100, more is earlier.
+DEFAULT_PRIORITY = 50
+
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 FINAL_STATES = ("done", "failed", "cancelled")
+CheckpointState = Literal["missing", "unchecked", "verified", "fits", "damaged"]
 
 _Request = Annotated[int, Bounds(0, 2**53)]
 _Name = Annotated[str, Bounds(0, 255)]
@@ -41,6 +46,7 @@ _Text = Annotated[str, Bounds(0, 8192)]
 _Count = Annotated[int, Bounds(0, 2**53)]
 _Sha256 = Annotated[str, Like("[0-9a-f]{64}")]
 _JobId = Annotated[str, Like("[0-9a-f]{32}")]
+_Priority = Annotated[int, Bounds(0, 100)]
 _Data = Annotated[bytes, Bounds(0, CHUNK_BYTES)]
 
 
@@ -111,6 +117,8 @@ class JobInfo:
         created, started, finished: seconds since the epoch; None when that has not happened.
         position: jobs before this one in the queue, while ``queued``.
         error: why it failed.
+        priority: 0-100, more is earlier.
+        attempts: workers that were given the job; 2 when the first one died.
     """
 
     job: _JobId
@@ -121,6 +129,37 @@ class JobInfo:
     finished: float | None = None
     position: _Count = 0
     error: ErrorInfo | None = None
+    priority: _Priority = DEFAULT_PRIORITY
+    attempts: _Count = 0
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Weights of one network, as a client shows them.
+
+    Attributes:
+        name: identifier. title: for people. purpose: what it is for, in a few words.
+        file: what the file is called in the server's folder of checkpoints.
+        state: ``missing``; ``unchecked``: there, and not looked into; ``verified``: the published
+            file; ``fits``: no hash is published, names and shapes are right; ``damaged``.
+        reason: why it is damaged; empty otherwise.
+        licence: SPDX identifier. licence_source: page that states it.
+        commercial_use: the licence allows it.
+        source: page to get the file from.
+        size: bytes; None where it is not known.
+    """
+
+    name: _Name
+    title: _Name
+    purpose: _Name
+    file: _Name
+    state: CheckpointState
+    licence: _Name
+    licence_source: _Text
+    commercial_use: bool
+    source: _Text
+    size: _Count | None = None
+    reason: _Text = ""
 
 
 # --- both ways
@@ -199,6 +238,7 @@ class Submit:
     plate: Media
     masks: Media | None
     settings: dict
+    priority: _Priority = DEFAULT_PRIORITY
 
 
 @message
@@ -214,6 +254,14 @@ class Cancel:
 @dataclass(frozen=True)
 class ListJobs:
     """Answered by Jobs."""
+
+    request: _Request
+
+
+@message
+@dataclass(frozen=True)
+class ListCheckpoints:
+    """Which weights are there, and under which licences? Answered by Checkpoints."""
 
     request: _Request
 
@@ -287,6 +335,15 @@ class Jobs:
 
     request: _Request
     jobs: Annotated[list[JobInfo], Bounds(0, MAX_FILES)]
+
+
+@message
+@dataclass(frozen=True)
+class Checkpoints:
+    """Every checkpoint that the server knows, missing ones too."""
+
+    request: _Request
+    checkpoints: Annotated[list[CheckpointInfo], Bounds(0, 1000)]
 
 
 @message

@@ -2,103 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import secrets
 import shutil
-import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import ErrorInfo, JobInfo, JobState, Result
+from megasam_shared.protocol import DEFAULT_PRIORITY, ErrorInfo, JobInfo, JobState, Result
 from megasam_shared.wire import decode, encode
 
-_SCHEMA_VERSION = 2
-_SCHEMA = """
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    owner TEXT NOT NULL,
-    submission TEXT NOT NULL,
-    name TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    starts INTEGER NOT NULL DEFAULT 0,
-    request TEXT NOT NULL,
-    error TEXT,
-    UNIQUE (owner, submission)
-);
-CREATE INDEX jobs_by_state ON jobs (state, number);
-"""
-_MOST_STARTS = 2
+from megasam_server.service.job_folder import JobFolder, write_whole
+from megasam_server.service.service_clock import ServiceClock
+from megasam_server.service.spare_room import SpareRoom
+from megasam_server.service.state_index import open_index
+
+_log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 2
+JOBS_FOLDER = "jobs"
 _LISTED = 1000
 
-
-@dataclass(frozen=True)
-class JobFolder:
-    """Where the parts of one job lie; the only place that knows their names."""
-
-    path: Path
-
-    @property
-    def plate(self) -> Path:
-        return self.path / "plate"
-
-    @property
-    def masks(self) -> Path:
-        return self.path / "masks"
-
-    @property
-    def work(self) -> Path:
-        return self.path / "work"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "worker.log"
-
-    @property
-    def result_message(self) -> Path:
-        return self.path / "result.msgpack"
-
-    def make_ready(self) -> None:
-        """Empty work and result folders for a run."""
-        for folder in (self.work, self.results):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-
-    def clean(self, keep_results: bool) -> None:
-        """Remove what a job that is over does not need: its scratch, its links to the uploads, and
-        results that are not finished."""
-        kept = {self.log, self.result_message}
-        if keep_results:
-            kept.add(self.results)
-        for path in set(self.path.iterdir()) - kept:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+# Higher priorities first; within one, owners take turns, each with its oldest job. Who was served
+# longest ago has the next turn.
+_FAIR_ORDER = """
+SELECT waiting.* FROM (
+    SELECT jobs.*, coalesce(turns.turn, 0) AS turn,
+           row_number() OVER (PARTITION BY priority, owner ORDER BY number) AS round
+    FROM jobs LEFT JOIN turns USING (owner) WHERE state = 'queued'
+) AS waiting ORDER BY priority DESC, round, turn, number
+"""
 
 
 @dataclass(frozen=True)
 class JobRecord:
     """One row of the index. ``plate`` and ``masks`` are paths on the server; ``owner`` is the public
-    key of the client that submitted it, empty where clients have none."""
+    key of the client that submitted it, empty where clients have none; ``attempts`` counts the
+    workers that were given the job."""
 
     id: str
     owner: str
     name: str
+    priority: int
     state: JobState
     created: float
     started: float | None
     finished: float | None
-    starts: int
+    attempts: int
     plate: str
     masks: str | None
     settings: dict
@@ -108,35 +62,44 @@ class JobRecord:
 class JobStore:
     """All jobs of one state folder. Used by one thread.
 
+    A job index that is missing or damaged is made again from the jobs' folders.
+
+    Args:
+        state: the state folder, locked by this process.
+        wall: seconds since the epoch, for people to read.
+        monotonic: seconds of a clock that never goes back, for everything that is decided.
+
+    Attributes:
+        clock: what expiry counts by.
+
     Raises:
         MegasamError: ``state_unreadable`` when the index cannot be opened.
     """
 
-    def __init__(self, state: Path) -> None:
-        self._folder = state / "jobs"
+    def __init__(
+        self,
+        state: Path,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = state / JOBS_FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = state / "jobs.sqlite3"
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
-                )
-            elif version != _SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(f"its layout is version {version}")
-        except sqlite3.Error as error:
-            raise MegasamError(
-                "state_unreadable",
-                f"The job index {path} cannot be used: {error}.",
-                "Move the file away to begin with an empty index, or choose another --state.",
-            ) from None
+        self._wall = wall
+        self._spare = SpareRoom(state)
+        self._db = open_index(state)
+        (seconds,) = self._db.execute("SELECT seconds FROM clock").fetchone()
+        self.clock = ServiceClock(seconds, monotonic)
+        self._look_after_folders()
 
     def close(self) -> None:
+        with contextlib.suppress(MegasamError):
+            self.save_clock()
         self._db.close()
+
+    def save_clock(self) -> None:
+        """Remember how long this server has run; a kill loses what came after."""
+        self._write("UPDATE clock SET seconds = ?", (self.clock.now(),))
+        self._spare.take()
 
     def new_id(self) -> str:
         """A random name for a job that does not exist yet."""
@@ -154,18 +117,36 @@ class JobStore:
         plate: Path,
         masks: Path | None,
         settings: dict,
+        priority: int = DEFAULT_PRIORITY,
     ) -> JobRecord:
-        """Queue a job whose files are in place."""
+        """Queue a job whose files are in place.
+
+        Raises:
+            MegasamError: ``server_disk_full``.
+        """
         request = {
             "plate": str(plate),
             "masks": None if masks is None else str(masks),
             "settings": settings,
         }
-        self._db.execute(
-            "INSERT INTO jobs (id, owner, submission, name, state, created, request)"
-            " VALUES (?, ?, ?, ?, 'queued', ?, ?)",
-            (job, owner, submission, name, time.time(), json.dumps(request)),
-        )
+        columns = {
+            "id": job,
+            "owner": owner,
+            "submission": submission,
+            "name": name,
+            "priority": priority,
+            "state": "queued",
+            "created": self._wall(),
+            "started": None,
+            "finished": None,
+            "ended": None,
+            "attempts": 0,
+            "bytes": 0,
+            "request": json.dumps(request),
+            "error": None,
+        }
+        self._spare.do(lambda: self.folder_of(job).write_record(columns))
+        self._insert(columns)
         return self.get(job)
 
     def get(self, job: str) -> JobRecord:
@@ -187,70 +168,92 @@ class JobStore:
         ).fetchone()
         return None if row is None else _record(row)
 
+    # --- the queue
+
     def next_queued(self) -> JobRecord | None:
-        """The job that waits longest."""
-        row = self._db.execute(
-            "SELECT * FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1"
-        ).fetchone()
+        """The job whose turn it is."""
+        row = self._db.execute(f"{_FAIR_ORDER} LIMIT 1").fetchone()
         return None if row is None else _record(row)
 
-    def queue_length(self) -> int:
-        return self._db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
-
-    def info(self, job: str) -> JobInfo:
-        """The job as clients see it."""
-        return self._info(self.get(job))
-
-    def newest(self, owner: str | None = None) -> list[JobInfo]:
-        """The last jobs, newest first; of one owner, or of all."""
-        rows = self._db.execute(
-            "SELECT * FROM jobs WHERE ?1 IS NULL OR owner = ?1"
-            f" ORDER BY number DESC LIMIT {_LISTED}",
+    def queue_length(self, owner: str | None = None) -> int:
+        """How many jobs wait; of one owner, or of all."""
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM jobs WHERE state = 'queued' AND (?1 IS NULL OR owner = ?1)",
             (owner,),
-        )
-        return [self._info(_record(row)) for row in rows.fetchall()]
+        ).fetchone()
+        return count
+
+    def check_room_in_queue(self, owner: str, limit: int, limit_of_owner: int | None) -> None:
+        """Raises:
+        MegasamError: ``queue_full`` when one more job of ``owner`` may not wait.
+        """
+        if self.queue_length() >= limit:
+            raise MegasamError(
+                "queue_full",
+                f"{limit} jobs are waiting already, which is all that the server keeps.",
+                "Submit again when some of them are over.",
+            )
+        if limit_of_owner is not None and self.queue_length(owner) >= limit_of_owner:
+            raise MegasamError(
+                "queue_full",
+                f"{limit_of_owner} of your jobs are waiting already, which is all that one client"
+                " may have.",
+                "Submit again when some of them are over, or cancel one.",
+            )
 
     def start(self, job: str) -> None:
-        self._db.execute(
-            "UPDATE jobs SET state = 'running', started = ?, starts = starts + 1 WHERE id = ?",
-            (time.time(), job),
-        )
+        """A worker gets the job: one more attempt, and its owner had a turn.
 
-    def finish(self, result: Result) -> None:
-        """Record the end of a job; the message is kept for clients that attach later."""
-        path = self.folder_of(result.job).result_message
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(encode(result))
-        temporary.replace(path)
-        error = None if result.error is None else json.dumps(result.error.to_error().to_map())
-        self._db.execute(
-            "UPDATE jobs SET state = ?, finished = ?, error = ? WHERE id = ?",
-            (result.state, time.time(), error, result.job),
+        Raises:
+            MegasamError: ``server_disk_full``.
+        """
+        self._change(job, "state = 'running', started = ?, attempts = attempts + 1", self._wall())
+        self._write(
+            "INSERT INTO turns SELECT owner, 1 + (SELECT coalesce(max(turn), 0) FROM turns)"
+            " FROM jobs WHERE id = ? ON CONFLICT DO UPDATE SET turn = excluded.turn",
+            (job,),
         )
 
     def put_back(self, job: str) -> None:
-        """Queue a job again whose run was stopped in good order, at its old place."""
-        self._db.execute(
-            "UPDATE jobs SET state = 'queued', started = NULL, starts = starts - 1 WHERE id = ?",
-            (job,),
-        )
+        """Queue a job again whose run was stopped in good order, at its old place: that was no
+        attempt."""
+        self._change(job, "state = 'queued', started = NULL, attempts = attempts - 1")
+
+    def retry(self, job: str) -> None:
+        """Queue a job again whose worker died, at its old place."""
+        self._change(job, "state = 'queued', started = NULL")
 
     def recover(self) -> list[JobRecord]:
         """After a server died: queue its running jobs again.
 
         Returns:
-            The jobs that have been started too often and should be failed instead: whatever
-            takes the server down must not do so for ever.
+            The jobs that have been tried too often and should be failed instead: whatever takes
+            the server down must not do so for ever.
         """
         rows = self._db.execute("SELECT * FROM jobs WHERE state = 'running'").fetchall()
-        worn_out = [_record(row) for row in rows if row["starts"] >= _MOST_STARTS]
-        self._db.execute(
-            "UPDATE jobs SET state = 'queued', started = NULL"
-            " WHERE state = 'running' AND starts < ?",
-            (_MOST_STARTS,),
+        running = [_record(row) for row in rows]
+        for record in running:
+            if record.attempts < MOST_ATTEMPTS:
+                self.retry(record.id)
+        return [record for record in running if record.attempts >= MOST_ATTEMPTS]
+
+    # --- the end
+
+    def finish(self, result: Result) -> None:
+        """Record the end of a job; the message is kept for clients that attach later.
+
+        Raises:
+            MegasamError: ``server_disk_full``.
+        """
+        folder = self.folder_of(result.job)
+        self._spare.do(lambda: write_whole(folder.result_message, encode(result)))
+        error = None if result.error is None else json.dumps(result.error.to_error().to_map())
+        self._change(
+            result.job,
+            "state = ?, finished = ?, ended = ?, bytes = ?, error = ?",
+            *(result.state, self._wall(), self.clock.now()),
+            *(sum(artefact.size for artefact in result.artefacts), error),
         )
-        return worn_out
 
     def result_of(self, job: str, request: int) -> Result:
         """The kept end of a job as answer to ``request``.
@@ -273,40 +276,106 @@ class JobStore:
             ) from None
         return Result(request, kept.job, kept.state, kept.result, kept.artefacts, kept.error)
 
-    def _info(self, record: JobRecord) -> JobInfo:
-        position = 0
-        if record.state == "queued":
-            position = self._db.execute(
-                "SELECT count(*) FROM jobs WHERE state = 'queued' AND number <"
-                " (SELECT number FROM jobs WHERE id = ?)",
-                (record.id,),
-            ).fetchone()[0]
-        return JobInfo(
-            job=record.id,
-            name=record.name,
-            state=record.state,
-            created=record.created,
-            started=record.started,
-            finished=record.finished,
-            position=position,
-            error=record.error,
+    # --- what clients see
+
+    def info(self, job: str) -> JobInfo:
+        """The job as clients see it."""
+        record = self.get(job)
+        return _info(record, self._positions() if record.state == "queued" else {})
+
+    def newest(self, owner: str | None = None) -> list[JobInfo]:
+        """The last jobs, newest first; of one owner, or of all."""
+        rows = self._db.execute(
+            "SELECT * FROM jobs WHERE ?1 IS NULL OR owner = ?1"
+            f" ORDER BY number DESC LIMIT {_LISTED}",
+            (owner,),
         )
+        positions = self._positions()
+        return [_info(_record(row), positions) for row in rows.fetchall()]
+
+    def _positions(self) -> dict[str, int]:
+        """How many jobs run before each waiting one, if no others come."""
+        rows = self._db.execute(f"SELECT id FROM ({_FAIR_ORDER})").fetchall()
+        return {row["id"]: position for position, row in enumerate(rows)}
+
+    # --- index and folders
+
+    def _change(self, job: str, assignments: str, *values: object) -> None:
+        """Change a job's row, and the copy of it in its folder."""
+        self._write(f"UPDATE jobs SET {assignments} WHERE id = ?", (*values, job))
+        row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job,)).fetchone()
+        columns = dict(row)
+        del columns["number"]
+        self._spare.do(lambda: self.folder_of(job).write_record(columns))
+
+    def _insert(self, columns: dict) -> None:
+        names = ", ".join(columns)
+        places = ", ".join("?" * len(columns))
+        self._write(f"INSERT INTO jobs ({names}) VALUES ({places})", tuple(columns.values()))
+
+    def _write(self, statement: str, values: tuple) -> None:
+        self._spare.do(lambda: self._db.execute(statement, values))
+
+    def _look_after_folders(self) -> None:
+        """Make folders and rows agree: after a kill in between, or when the index was lost."""
+        known = {row["id"] for row in self._db.execute("SELECT id FROM jobs")}
+        unknown = [JobFolder(p) for p in self._folder.iterdir() if p.name not in known]
+        adopted = []
+        for folder in unknown:
+            if not folder.record.exists():
+                _log.info("removing %s: no job belongs to it", folder.path)
+                shutil.rmtree(folder.path, ignore_errors=True)
+            elif (columns := self._columns_of(folder)) is not None:
+                adopted.append(columns)
+            else:
+                _log.error("%s cannot be read, its job is lost", folder.record)
+        for columns in sorted(adopted, key=lambda columns: columns["created"]):
+            self._insert(columns)
+        if adopted:
+            _log.warning("%d jobs were taken from their folders into the index", len(adopted))
+
+    def _columns_of(self, folder: JobFolder) -> dict | None:
+        """The row of a job that the index does not have, from its folder; None when damaged."""
+        columns = folder.read_record() or {}
+        wanted = {row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")} - {"number"}
+        if not wanted <= set(columns) or columns["id"] != folder.path.name:
+            return None
+        columns = {name: columns[name] for name in wanted}
+        # The clock that it ended by may be lost with the index: it has its whole time again.
+        columns["ended"] = None if columns["finished"] is None else self.clock.now()
+        return columns
 
 
-def _record(row: sqlite3.Row) -> JobRecord:
+def _record(row) -> JobRecord:
     request = json.loads(row["request"])
     error = json.loads(row["error"]) if row["error"] else None
     return JobRecord(
         id=row["id"],
         owner=row["owner"],
         name=row["name"],
+        priority=row["priority"],
         state=row["state"],
         created=row["created"],
         started=row["started"],
         finished=row["finished"],
-        starts=row["starts"],
+        attempts=row["attempts"],
         plate=request["plate"],
         masks=request["masks"],
         settings=request["settings"],
         error=None if error is None else ErrorInfo(**error),
+    )
+
+
+def _info(record: JobRecord, positions: dict[str, int]) -> JobInfo:
+    return JobInfo(
+        job=record.id,
+        name=record.name,
+        state=record.state,
+        created=record.created,
+        started=record.started,
+        finished=record.finished,
+        position=positions.get(record.id, 0),
+        error=record.error,
+        priority=record.priority,
+        attempts=record.attempts,
     )

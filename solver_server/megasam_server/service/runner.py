@@ -74,7 +74,7 @@ class JobRunner:
                 record,
                 MegasamError(
                     "server_died",
-                    f"The solver server went down {record.starts} times while it ran this job.",
+                    f"The solver server went down {record.attempts} times while it ran this job.",
                     "Look at the server's log and memory, then submit the job again.",
                 ),
             )

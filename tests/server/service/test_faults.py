@@ -36,7 +36,7 @@ def test_cancel_frees_the_worker_and_the_next_job_runs(server, client, hanging_j
     assert client.cancel(following.job).state == "done"
     # Of the cancelled job, the log and the message are left.
     folder = server._state / "jobs" / job
-    assert {path.name for path in folder.iterdir()} == {"worker.log", "result.msgpack"}
+    assert {path.name for path in folder.iterdir()} == {"worker.log", "result.msgpack", "job.json"}
 
 
 def test_cancel_of_a_waiting_job_leaves_the_running_one_alone(client, hanging_job, make_plate):
