@@ -27,9 +27,12 @@ from megasam_shared.protocol import (
     Artefact,
     Attach,
     Cancel,
+    CheckpointInfo,
+    Checkpoints,
     JobChanged,
     JobInfo,
     Jobs,
+    ListCheckpoints,
     ListJobs,
     Media,
     MediaFile,
@@ -177,6 +180,11 @@ class SolverClient:
         """All jobs that the server remembers, newest first."""
         answer: Jobs = self._connection.request(ListJobs, timeout)
         return answer.jobs
+
+    def list_checkpoints(self, timeout: float = 30.0) -> list[CheckpointInfo]:
+        """Every checkpoint of the server's table: whether it is there, and its licence."""
+        answer: Checkpoints = self._connection.request(ListCheckpoints, timeout)
+        return answer.checkpoints
 
     def wait(
         self,

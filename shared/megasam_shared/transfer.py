@@ -75,17 +75,25 @@ class HashCache:
                     f"{path} is empty (0 bytes).",
                     "Render or copy that file again.",
                 )
-            key, mark = str(path.absolute()), [stat.st_size, stat.st_mtime_ns]
-            known = self._known.get(key)
-            if isinstance(known, list) and known[:2] == mark and len(known) == 3:
-                return FileContent(str(known[2]), stat.st_size)
+            known = self.known(path)
+            if known is not None:
+                return known
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise unreadable(path, error) from None
         if time.time() - stat.st_mtime > _SETTLED_SECONDS:
-            self._known[key] = [*mark, digest]
+            self._known[str(path.absolute())] = [stat.st_size, stat.st_mtime_ns, digest]
         return FileContent(digest, stat.st_size)
+
+    def known(self, path: Path) -> FileContent | None:
+        """Hash and size of a file that is remembered and has not changed; None for others."""
+        stat = path.stat()
+        known = self._known.get(str(path.absolute()))
+        mark = [stat.st_size, stat.st_mtime_ns]
+        if isinstance(known, list) and known[:2] == mark and len(known) == 3:
+            return FileContent(str(known[2]), stat.st_size)
+        return None
 
     def forget(self, path: Path) -> None:
         self._known.pop(str(path.absolute()), None)

@@ -23,6 +23,7 @@ from megasam_shared.protocol import (
     PROTOCOL_VERSION,
     Attach,
     Cancel,
+    Checkpoints,
     Chunk,
     ChunkTaken,
     Error,
@@ -31,6 +32,7 @@ from megasam_shared.protocol import (
     Hello,
     JobChanged,
     Jobs,
+    ListCheckpoints,
     ListJobs,
     Need,
     Offer,
@@ -40,6 +42,7 @@ from megasam_shared.protocol import (
 )
 from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, encode, request_number
 
+from megasam_server.checkpoints.facts import checkpoint_facts, glance_at_all
 from megasam_server.service.background import Background
 from megasam_server.service.blobs import BlobStore
 from megasam_server.service.jobs import JobStore
@@ -129,6 +132,7 @@ class SolverServer:
             Submit: self._on_submit,
             Cancel: self._on_cancel,
             ListJobs: self._on_list,
+            ListCheckpoints: self._on_list_checkpoints,
             Attach: self._on_attach,
             Fetch: self._on_fetch,
         }
@@ -309,6 +313,15 @@ class SolverServer:
 
     def _on_list(self, session: Session, ask: ListJobs) -> None:
         self._send(session.identity, Jobs(ask.request, self._jobs.newest()))
+
+    def _on_list_checkpoints(self, session: Session, ask: ListCheckpoints) -> None:
+        self._answer_later(
+            self._background.slow,
+            session,
+            ask.request,
+            lambda: checkpoint_facts(glance_at_all()),
+            partial(Checkpoints, ask.request),
+        )
 
     def _on_attach(self, session: Session, attach: Attach) -> None:
         info = self._jobs.info(attach.job)
