@@ -155,12 +155,17 @@ class JobStore:
         """
         row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job,)).fetchone()
         if row is None:
-            raise MegasamError(
-                "job_unknown",
-                f"The server knows no job {job}.",
-                "It may have been cleaned up; list the jobs to see what is there.",
-            )
+            raise self.unknown(job)
         return _record(row)
+
+    @staticmethod
+    def unknown(job: str) -> MegasamError:
+        """The error for a job that is not there."""
+        return MegasamError(
+            "job_unknown",
+            f"The server knows no job {job}.",
+            "It may have been cleaned up; list the jobs to see what is there.",
+        )
 
     def find_submission(self, owner: str, submission: str) -> JobRecord | None:
         row = self._db.execute(
