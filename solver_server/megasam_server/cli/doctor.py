@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from megasam_server.geometry.lietorch_check import find_lietorch
 from megasam_server.pipeline.engines import (
     CHECKPOINTS_VARIABLE,
     MEGASAM_DEPENDENCIES,
@@ -31,7 +32,6 @@ from megasam_server.pipeline.engines import (
     choose_engine,
     find_checkpoints,
 )
-from megasam_server.pipeline.lietorch_check import find_lietorch
 
 REINSTALL = "Install the server's packages again: pip install 'megasam-maya[server]'"
 # Names of imports where they differ from the name of the distribution.

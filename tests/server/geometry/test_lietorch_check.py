@@ -34,7 +34,7 @@ def test_kind_of_lietorch(tmp_path, files, kind):
         (tmp_path / "lietorch").mkdir(exist_ok=True)
         (tmp_path / "lietorch" / name).write_text(text)
     code = (
-        "import sys; from megasam_server.pipeline.lietorch_check import find_lietorch as f;"
+        "import sys; from megasam_server.geometry.lietorch_check import find_lietorch as f;"
         "print(f().kind, f().message, f().hint, sep='|'); assert 'lietorch' not in sys.modules"
     )
     done = subprocess.run(
