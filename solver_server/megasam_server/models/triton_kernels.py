@@ -1,0 +1,341 @@
+"""GPU kernels between the convolutions: each reads and writes every value once.
+
+Launched through :mod:`megasam_server.models.pointwise` and
+:mod:`megasam_server.models.correlation`, which hold the plain-torch twins and the meaning. Tensors
+[E,C,h,w] are channels last in memory, that is rows of C values, one row per pixel; a slice of the
+channels is as good (``row`` below is the distance of two rows). All arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+_BLOCK_VALUES = 4096  # rows x channels of one program of the pointwise kernels
+_PIXELS_AT_ONCE = 16  # of one program of the lookup
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """``x``, its pixels as rows in memory: [E,C,h,w] with strides (h*w*row, 1, w*row, row)."""
+    row = x.stride(3)
+    width, height = x.shape[3], x.shape[2]
+    if x.stride(1) == 1 and x.stride(2) == width * row and x.stride(0) == height * width * row:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty_rows(like: torch.Tensor, channels: int) -> torch.Tensor:
+    edges, _, height, width = like.shape
+    return like.new_empty(edges, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _tiling(x: torch.Tensor) -> tuple[int, int, int]:
+    """Number of rows, and rows and channels of one program."""
+    block_channels = triton.next_power_of_2(x.shape[1])
+    return x.numel() // x.shape[1], max(1, _BLOCK_VALUES // block_channels), block_channels
+
+
+@triton.jit
+def _tanh(x):
+    return 2 * tl.sigmoid(2 * x) - 1
+
+
+@triton.jit
+def _gelu(x):
+    return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+
+
+@triton.jit
+def _copy_kernel(
+    x,
+    x_row,
+    bias,
+    out,
+    out_row,
+    rows,
+    channels: tl.constexpr,
+    BIAS_RELU: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, CHANNELS)[None, :]
+    inside = (row < rows) & (channel < channels)
+    value = tl.load(x + row * x_row + channel, inside).to(tl.float32)
+    if BIAS_RELU:
+        value += tl.load(bias + channel, channel < channels).to(tl.float32)
+        value = tl.maximum(value, 0.0)
+    tl.store(out + row * out_row + channel, value, inside)
+
+
+def _copy(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+    x = _rows(x)
+    rows, block_rows, block_channels = _tiling(x)
+    _copy_kernel[(triton.cdiv(rows, block_rows),)](
+        x,
+        x.stride(3),
+        x if bias is None else bias,
+        out,
+        out.stride(3),
+        rows,
+        x.shape[1],
+        BIAS_RELU=bias is not None,
+        ROWS=block_rows,
+        CHANNELS=block_channels,
+    )
+
+
+def bias_relu(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    out = _rows(x)
+    _copy(out, bias, out)
+    return out
+
+
+def join(parts: list[tuple[torch.Tensor, torch.Tensor | None]], padding: int) -> torch.Tensor:
+    channels = sum(x.shape[1] for x, _ in parts)
+    out = _empty_rows(parts[0][0], channels + padding)
+    start = 0
+    for x, bias in parts:
+        _copy(x, bias, out[:, start : start + x.shape[1]])
+        start += x.shape[1]
+    if padding:
+        out[:, channels:] = 0
+    return out
+
+
+@triton.jit
+def _gated_mean_kernel(
+    gate, bias, h, out, pixels, channels: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    edge = tl.program_id(0).to(tl.int64)
+    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
+    shift = tl.load(bias + channel).to(tl.float32)
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for start in range(0, pixels, ROWS):
+        row = (start + tl.arange(0, ROWS))[:, None]
+        at = (edge * pixels + row) * channels + channel
+        raw = tl.load(gate + at, row < pixels, 0.0).to(tl.float32)
+        hidden = tl.load(h + at, row < pixels, 0.0).to(tl.float32)
+        total += tl.sigmoid(raw + shift) * hidden
+    mean = tl.sum(total, 0)[None, :] / pixels
+    tl.store(out + edge * channels + channel, mean)
+
+
+def gated_mean(gate: torch.Tensor, bias: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    edges, channels, height, width = h.shape
+    block = 16  # channels: one sector of memory in half precision
+    gate = gate.contiguous(memory_format=torch.channels_last)
+    h = h.contiguous(memory_format=torch.channels_last)
+    out = h.new_empty(edges, channels)
+    _gated_mean_kernel[(edges, channels // block)](
+        gate, bias, h, out, height * width, channels, ROWS=128, CHANNELS=block
+    )
+    return out
+
+
+@triton.jit
+def _reset_kernel(zr, context, h, out, out_row, rows, pixels, C: tl.constexpr, ROWS: tl.constexpr):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, C)[None, :]
+    inside = row < rows
+    raw = tl.load(zr + row * (2 * C) + C + channel, inside).to(tl.float32)
+    raw += tl.load(context + (row // pixels) * (3 * C) + C + channel, inside).to(tl.float32)
+    hidden = tl.load(h + row * C + channel, inside).to(tl.float32)
+    tl.store(out + row * out_row + channel, tl.sigmoid(raw) * hidden, inside)
+
+
+def reset_hidden(
+    hx: torch.Tensor, zr: torch.Tensor, context: torch.Tensor, h: torch.Tensor
+) -> torch.Tensor:
+    rows, block_rows, channels = _tiling(h)
+    zr = zr.contiguous(memory_format=torch.channels_last)
+    h = h.contiguous(memory_format=torch.channels_last)
+    _reset_kernel[(triton.cdiv(rows, block_rows),)](
+        zr,
+        context.contiguous(),
+        h,
+        hx,
+        hx.stride(3),
+        rows,
+        h.shape[2] * h.shape[3],
+        C=channels,
+        ROWS=block_rows,
+    )
+    return hx
+
+
+@triton.jit
+def _blend_kernel(zr, context, q, h, out, rows, pixels, C: tl.constexpr, ROWS: tl.constexpr):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, C)[None, :]
+    inside = row < rows
+    shift = context + (row // pixels) * (3 * C) + channel
+    z = tl.load(zr + row * (2 * C) + channel, inside).to(tl.float32)
+    z = tl.sigmoid(z + tl.load(shift, inside).to(tl.float32))
+    new = tl.load(q + row * C + channel, inside).to(tl.float32)
+    new = _tanh(new + tl.load(shift + 2 * C, inside).to(tl.float32))
+    old = tl.load(h + row * C + channel, inside).to(tl.float32)
+    tl.store(out + row * C + channel, old + z * (new - old), inside)
+
+
+def blend_hidden(
+    zr: torch.Tensor, context: torch.Tensor, q: torch.Tensor, h: torch.Tensor
+) -> torch.Tensor:
+    rows, block_rows, channels = _tiling(h)
+    zr = zr.contiguous(memory_format=torch.channels_last)
+    q = q.contiguous(memory_format=torch.channels_last)
+    h = h.contiguous(memory_format=torch.channels_last)
+    out = torch.empty_like(h)
+    _blend_kernel[(triton.cdiv(rows, block_rows),)](
+        zr,
+        context.contiguous(),
+        q,
+        h,
+        out,
+        rows,
+        h.shape[2] * h.shape[3],
+        C=channels,
+        ROWS=block_rows,
+    )
+    return out
+
+
+@triton.jit
+def _norm_gelu_kernel(
+    x,
+    shift,
+    shift_edge,
+    shift_y,
+    shift_x,
+    weight,
+    bias,
+    residual,
+    out,
+    rows,
+    height,
+    width,
+    eps,
+    RESIDUAL: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, C)[None, :]
+    inside = row < rows
+    edge = row // (height * width)
+    y = row // width % height
+    column = row % width
+    # 0 at the first line, 2 at the last, 1 between them
+    class_y = tl.where(y == 0, 0, tl.where(y == height - 1, 2, 1))
+    class_x = tl.where(column == 0, 0, tl.where(column == width - 1, 2, 1))
+    at = edge * shift_edge + class_y * shift_y + class_x * shift_x + channel
+    value = tl.load(x + row * C + channel, inside, 0.0).to(tl.float32)
+    value += tl.load(shift + at, inside, 0.0).to(tl.float32)
+    value -= (tl.sum(value, 1) / C)[:, None]
+    value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
+    value = value * tl.load(weight + channel).to(tl.float32) + tl.load(bias + channel).to(
+        tl.float32
+    )
+    value = _gelu(value)
+    if RESIDUAL:
+        value += tl.load(residual + row * C + channel, inside).to(tl.float32)
+    tl.store(out + row * C + channel, value, inside)
+
+
+def norm_gelu(
+    x: torch.Tensor,
+    shift: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    rows, block_rows, channels = _tiling(x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    if shift.dim() == 1:
+        strides = (0, 0, 0)
+    else:  # [E,C,3,3]
+        shift = shift.permute(0, 2, 3, 1).contiguous()  # [E,3,3,C]
+        strides = shift.stride()[:3]
+    _norm_gelu_kernel[(triton.cdiv(rows, block_rows),)](
+        x,
+        shift,
+        *strides,
+        weight,
+        bias,
+        x if residual is None else residual,
+        out := torch.empty_like(x),
+        rows,
+        x.shape[2],
+        x.shape[3],
+        eps,
+        RESIDUAL=residual is not None,
+        C=channels,
+        ROWS=block_rows,
+    )
+    return out
+
+
+@triton.jit
+def _window_kernel(
+    volume,
+    coords,
+    out,
+    out_row,
+    count,
+    rows,
+    columns,
+    scale,
+    RADIUS: tl.constexpr,
+    TAPS: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    window: tl.constexpr = 2 * RADIUS + 1
+    pixel = (tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS))[:, None]
+    tap = tl.arange(0, TAPS)[None, :]
+    live = (pixel < count) & (tap < window * window)
+    x = tl.load(coords + 2 * pixel, pixel < count, 0.0) * scale
+    y = tl.load(coords + 2 * pixel + 1, pixel < count, 0.0) * scale
+    left = tl.floor(x)
+    top = tl.floor(y)
+    dx = x - left
+    dy = y - top
+    # Far outside the image a float no longer fits an integer: those places read zeros anyway.
+    u = tl.clamp(left, -1e6, 1e6).to(tl.int32) + tap // window - RADIUS
+    v = tl.clamp(top, -1e6, 1e6).to(tl.int32) + tap % window - RADIUS
+    at = volume + pixel * (rows * columns) + v * columns + u
+    in_u = (u >= 0) & (u < columns) & live
+    in_u1 = (u >= -1) & (u < columns - 1) & live
+    in_v = (v >= 0) & (v < rows)
+    in_v1 = (v >= -1) & (v < rows - 1)
+    value = (1 - dx) * (1 - dy) * tl.load(at, in_u & in_v, 0.0).to(tl.float32)
+    value += dx * (1 - dy) * tl.load(at + 1, in_u1 & in_v, 0.0).to(tl.float32)
+    value += (1 - dx) * dy * tl.load(at + columns, in_u & in_v1, 0.0).to(tl.float32)
+    value += dx * dy * tl.load(at + columns + 1, in_u1 & in_v1, 0.0).to(tl.float32)
+    tl.store(out + pixel * out_row + tap, value, live)
+
+
+def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int) -> torch.Tensor:
+    edges, height, width = coords.shape[:3]
+    taps = (2 * radius + 1) ** 2
+    out = levels[0].new_empty(edges, height, width, len(levels) * taps)
+    count = edges * height * width
+    coords = coords.float().contiguous()
+    for level, volume in enumerate(levels):
+        _window_kernel[(triton.cdiv(count, _PIXELS_AT_ONCE),)](
+            volume.contiguous(),
+            coords,
+            out[..., level * taps :],
+            out.stride(2),
+            count,
+            volume.shape[3],
+            volume.shape[4],
+            0.5**level,
+            RADIUS=radius,
+            TAPS=triton.next_power_of_2(taps),
+            PIXELS=_PIXELS_AT_ONCE,
+        )
+    return out.permute(0, 3, 1, 2)  # [E,196,h,w]
