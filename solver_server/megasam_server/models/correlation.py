@@ -1,8 +1,8 @@
 """Correlation of two feature maps: every pixel of frame i against every pixel of frame j.
 
 C[y,x,v,u] = <f_i[y,x], f_j[v,u]> / 16, at four levels: level l is frame j averaged over 2^l x 2^l
-pixels. An update reads, per pixel and level, the 7x7 values around the place where the pixel is
-believed to be in frame j (RAFT, section 3.2; DROID-SLAM, section 3.1).
+pixels. An update reads, per pixel and level, the values in a window around the place where the pixel
+is believed to be in frame j: W x W values, W = 2 radius + 1 (RAFT, section 3.2; DROID-SLAM, 3.1).
 
 :class:`CorrelationVolume` keeps all values of its edges: right where the same edges are read many
 times. :class:`OnTheFlyCorrelation` keeps features only, so that its memory grows with frames and not
@@ -18,9 +18,8 @@ from megasam_shared.errors import MegasamError
 from megasam_server.models.gpu_kernels import kernels_for
 
 LEVELS = 4
-RADIUS = 3
-WINDOW = 2 * RADIUS + 1
-LOOKUP_CHANNELS = LEVELS * WINDOW * WINDOW
+RADIUS = 3  # of DROID; RAFT reads windows of radius 4
+LOOKUP_CHANNELS = LEVELS * (2 * RADIUS + 1) ** 2
 
 # sqrt of the scale of C: each side is divided by 4, which is exact in any float type and keeps
 # float16 sums away from overflow.
@@ -61,41 +60,42 @@ def feature_pyramid(fmaps: torch.Tensor) -> list[torch.Tensor]:
     return pyramid
 
 
-def sample_windows(volume: torch.Tensor, coords: torch.Tensor, level: int) -> torch.Tensor:
-    """The 7x7 values around each place, bilinear, zero outside; plain torch.
+def sample_windows(
+    volume: torch.Tensor, coords: torch.Tensor, level: int, radius: int
+) -> torch.Tensor:
+    """The values in the window around each place, bilinear, zero outside; plain torch.
 
-    All 49 samples of a pixel have the same fraction, so an 8x8 window of whole pixels is gathered
-    once and blended along x, then along y.
+    All samples of a pixel have the same fraction, so a window of whole pixels, one larger, is
+    gathered once and blended along x, then along y.
 
     Args:
         volume: [E,h,w,a,b], one level.
-        coords: [E,h,w,2], float32, (x, y) at level 0, pixel centres at integers.
+        coords: [E,h,w,2], (x, y) at level 0, pixel centres at integers.
         level: of ``volume``; places are divided by 2^level.
+        radius: of the window, W = 2 radius + 1.
 
     Returns:
-        [E,h,w,49] in the volume's dtype; index 7*i + j is the offset (i - 3, j - 3) in (x, y).
+        [E,h,w,W*W] in the volume's dtype; index W*i + j is the offset (i - radius, j - radius) in
+        (x, y).
     """
-    edges, height, width, rows, columns = volume.shape
-    places = coords.to(torch.float32) / 2**level  # [E,h,w,2]
+    rows, columns = volume.shape[3:]
+    places = coords.float() / 2**level  # [E,h,w,2]
     whole = places.floor()  # [E,h,w,2]
-    fraction = places - whole  # [E,h,w,2]
-    reach = torch.arange(-RADIUS, RADIUS + 2, device=volume.device, dtype=torch.float32)  # [8]
-    u = whole[..., 0:1] + reach  # [E,h,w,8]
-    v = whole[..., 1:2] + reach  # [E,h,w,8]
-    inside_u = (u >= 0) & (u <= columns - 1)  # [E,h,w,8]
-    inside_v = (v >= 0) & (v <= rows - 1)  # [E,h,w,8]
+    dx, dy = (places - whole)[..., None, None].unbind(3)  # [E,h,w,1,1] each
+    reach = torch.arange(-radius, radius + 2, device=volume.device)  # [W+1]
+    u = whole[..., 0:1] + reach  # [E,h,w,W+1]
+    v = whole[..., 1:2] + reach  # [E,h,w,W+1]
+    outside_u = (u < 0) | (u > columns - 1)  # [E,h,w,W+1]
+    outside_v = (v < 0) | (v > rows - 1)  # [E,h,w,W+1]
     u = u.clamp(0, columns - 1).long()
     v = v.clamp(0, rows - 1).long()
-    at = (v[..., None, :] * columns + u[..., :, None]).flatten(3)  # [E,h,w,64], x-major
-    inside = (inside_u[..., :, None] & inside_v[..., None, :]).flatten(3)  # [E,h,w,64]
-    around = volume.flatten(3).gather(3, at)  # [E,h,w,64]
-    around = around.to(torch.float32).masked_fill(~inside, 0.0)
-    around = around.unflatten(3, (WINDOW + 1, WINDOW + 1))  # [E,h,w,8,8] (x, y)
-    dx = fraction[..., 0, None, None]  # [E,h,w,1,1]
-    dy = fraction[..., 1, None, None]  # [E,h,w,1,1]
-    around = torch.lerp(around[..., :-1, :], around[..., 1:, :], dx)  # [E,h,w,7,8]
-    around = torch.lerp(around[..., :-1], around[..., 1:], dy)  # [E,h,w,7,7]
-    return around.flatten(3).to(volume.dtype)  # [E,h,w,49]
+    at = v[..., None, :] * columns + u[..., :, None]  # [E,h,w,W+1,W+1] (x, y)
+    around = volume.flatten(3).gather(3, at.flatten(3)).view_as(at).float()
+    outside = outside_u[..., :, None] | outside_v[..., None, :]  # [E,h,w,W+1,W+1]
+    around = around.masked_fill(outside, 0.0)
+    around = torch.lerp(around[..., :-1, :], around[..., 1:, :], dx)  # [E,h,w,W,W+1]
+    around = torch.lerp(around[..., :-1], around[..., 1:], dy)  # [E,h,w,W,W]
+    return around.flatten(3).to(volume.dtype)  # [E,h,w,W*W]
 
 
 class CorrelationVolume:
@@ -105,23 +105,24 @@ class CorrelationVolume:
         fmaps_i: [E,C,h,w], features of each edge's source frame.
         fmaps_j: [E,C,h,w], of its target frame, same dtype. The volume is stored in that dtype:
             with float16, 25 MB for an edge at 48x64.
+        radius: of the windows that are read.
 
     Raises:
         MegasamError: ``image_too_small``, see :func:`feature_pyramid`.
     """
 
-    def __init__(self, fmaps_i: torch.Tensor, fmaps_j: torch.Tensor) -> None:
-        edges, channels, height, width = fmaps_i.shape
+    def __init__(self, fmaps_i: torch.Tensor, fmaps_j: torch.Tensor, radius: int = RADIUS) -> None:
+        self.radius = radius
+        edges, _, height, width = fmaps_i.shape
         source = (_FEATURE_SCALE * fmaps_i).flatten(2).transpose(1, 2)  # [E,h*w,C]
         self.levels: list[torch.Tensor] = []  # each [E,h,w,h >> l,w >> l]
         for target in feature_pyramid(fmaps_j):  # [E,C,a,b]
             volume = torch.bmm(source, target.flatten(2))  # [E,h*w,a*b]
             self.levels.append(volume.view(edges, height, width, *target.shape[-2:]))
 
-    @classmethod
-    def _of(cls, levels: list[torch.Tensor]) -> CorrelationVolume:
-        volume = cls.__new__(cls)
-        volume.levels = levels
+    def _with(self, levels: list[torch.Tensor]) -> CorrelationVolume:
+        volume = CorrelationVolume.__new__(CorrelationVolume)
+        volume.radius, volume.levels = self.radius, levels
         return volume
 
     def __len__(self) -> int:
@@ -130,28 +131,31 @@ class CorrelationVolume:
 
     def __getitem__(self, index: torch.Tensor | slice) -> CorrelationVolume:
         """The chosen edges; ``index`` is a slice, or integers or bool [E]."""
-        return self._of([level[index] for level in self.levels])
+        return self._with([level[index] for level in self.levels])
 
     def cat(self, other: CorrelationVolume) -> CorrelationVolume:
         """These edges, then the edges of ``other``."""
         pairs = zip(self.levels, other.levels, strict=True)
-        return self._of([torch.cat(pair) for pair in pairs])
+        return self._with([torch.cat(pair) for pair in pairs])
 
     def lookup(self, coords: torch.Tensor) -> torch.Tensor:
-        """The windows around ``coords``.
+        """The windows around ``coords``, channels last in memory.
 
         Args:
             coords: [E,h,w,2], (x, y) in frame j at 1/8 scale, pixel centres at integers. Places
                 outside the image read zeros.
 
         Returns:
-            [E,196,h,w] in the volume's dtype, channels last in memory; channel 49*l + 7*a + b is level
-            l at the offset (a - 3, b - 3) in (x, y).
+            [E,4*W*W,h,w] in the volume's dtype; channel W*W*l + W*a + b is
+            level l at the offset (a - radius, b - radius) in (x, y).
         """
         if kernels := kernels_for(*self.levels, coords):
-            return kernels.lookup_windows(self.levels, coords, RADIUS)
-        windows = [sample_windows(volume, coords, at) for at, volume in enumerate(self.levels)]
-        return torch.cat(windows, dim=-1).permute(0, 3, 1, 2)  # [E,196,h,w]
+            return kernels.lookup_windows(self.levels, coords, self.radius)
+        windows = [
+            sample_windows(volume, coords, level, self.radius)
+            for level, volume in enumerate(self.levels)
+        ]  # each [E,h,w,W*W]
+        return torch.cat(windows, dim=-1).permute(0, 3, 1, 2)  # [E,4*W*W,h,w]
 
 
 class OnTheFlyCorrelation:

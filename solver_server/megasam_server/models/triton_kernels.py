@@ -338,4 +338,4 @@ def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int
             TAPS=triton.next_power_of_2(taps),
             PIXELS=_PIXELS_AT_ONCE,
         )
-    return out.permute(0, 3, 1, 2)  # [E,196,h,w]
+    return out.permute(0, 3, 1, 2)  # [E,levels*taps,h,w]
