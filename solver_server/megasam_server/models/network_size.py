@@ -13,10 +13,12 @@ DEPTH_ANYTHING_V2_SHORT_SIDE = 518
 """The size Depth Anything V2 was trained and is shipped with."""
 
 UNIDEPTH_PATCHES = 2400
-"""Most patches of UniDepth V2, its default resolution level."""
+"""Patches of UniDepth V2 at its finest, and default, resolution."""
 
 
-def depth_anything_v1_size(width: int, height: int, long_side: int = 768) -> tuple[int, int]:
+def depth_anything_v1_size(
+    width: int, height: int, long_side: int = DEPTH_ANYTHING_V1_LONG_SIDE
+) -> tuple[int, int]:
     """Width and height for Depth Anything V1 as MegaSaM runs it.
 
     The aspect is kept so that neither side exceeds ``long_side``, then both sides go to the nearest
@@ -31,7 +33,9 @@ def depth_anything_v1_size(width: int, height: int, long_side: int = 768) -> tup
     return fitted(width), fitted(height)
 
 
-def depth_anything_v2_size(width: int, height: int, short_side: int = 518) -> tuple[int, int]:
+def depth_anything_v2_size(
+    width: int, height: int, short_side: int = DEPTH_ANYTHING_V2_SHORT_SIDE
+) -> tuple[int, int]:
     """Width and height for Depth Anything V2.
 
     The aspect is kept so that neither side is below ``short_side``, then both sides go to the
