@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from megasam_shared.errors import MegasamError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from megasam_server.models.dinov2 import PATCH, VIT_SIZES, Dinov2, patch_grid
 from megasam_server.models.image_input import imagenet_normalised, unit_range
 from megasam_server.models.network_size import depth_anything_v1_size, depth_anything_v2_size
-from megasam_shared.errors import MegasamError
 
 
 @dataclass(frozen=True)

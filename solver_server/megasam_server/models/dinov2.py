@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from megasam_shared.errors import MegasamError
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from megasam_shared.errors import MegasamError
 
 PATCH = 14
 """Side of a patch, pixels: both sides of an image must be multiples of it."""

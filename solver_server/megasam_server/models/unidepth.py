@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from megasam_shared.errors import MegasamError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +33,6 @@ from megasam_server.models.unidepth_blocks import (
     Perceptron,
     Upsampling,
 )
-from megasam_shared.errors import MegasamError
 
 ENCODERS = ("vits", "vitl")
 WIDTH = 512
