@@ -10,8 +10,13 @@ from typing import Annotated
 
 import platformdirs
 import typer
+from megasam_shared.config_folder import config_folder
+from megasam_shared.errors import MegasamError
+from megasam_shared.keys import ALLOWED_CLIENTS, SERVER_KEY
 from megasam_shared.protocol import DEFAULT_PORT
+from megasam_shared.server_keys import full_address
 
+from megasam_server.service.options import EVERY_CLIENT, CurveOptions, ServerOptions
 from megasam_server.service.worker import SOLVER
 
 
@@ -22,8 +27,29 @@ def default_state() -> Path:
 
 def serve(
     bind: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; loopback only.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Where to listen; anything but loopback needs --curve."
+        ),
     ] = f"tcp://127.0.0.1:{DEFAULT_PORT}",
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve",
+            help="Encrypt, and admit only clients on the allow-list; see 'megasam keys'.",
+        ),
+    ] = False,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with server.key and allowed_clients; default: the user's config folder.",
+        ),
+    ] = None,
+    shared_jobs: Annotated[
+        bool,
+        typer.Option("--shared-jobs", help="Every client may see and stop the jobs of all."),
+    ] = False,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -36,19 +62,30 @@ def serve(
             metavar="DIR", help="Folder whose plates clients may name by path; may be repeated."
         ),
     ] = None,
+    map_prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PREFIX=DIR",
+            help="What paths of clients mean here, e.g. Z:/shows=/mnt/shows; may be repeated.",
+        ),
+    ] = None,
     queue_limit: Annotated[
         int, typer.Option(metavar="JOBS", min=1, help="Most jobs that wait.")
     ] = 100,
 ) -> None:
     """Run the solver server until Ctrl-C."""
-    from megasam_server.service.server import ServerConfig, SolverServer
+    from megasam_server.service.server import SolverServer
 
     logging.getLogger("megasam_server").setLevel(logging.INFO)
+    folder = keys or config_folder()
     server = SolverServer(
-        ServerConfig(
+        ServerOptions(
             state=state or default_state(),
-            bind=bind,
+            bind=full_address(bind),
+            curve=CurveOptions(folder / SERVER_KEY, folder / ALLOWED_CLIENTS) if curve else None,
+            shared_jobs=shared_jobs,
             media_roots=media_root or [],
+            prefix_maps={EVERY_CLIENT: dict(map(prefix_pair, map_prefix or []))},
             queue_limit=queue_limit,
             # The variable is for the project's own tests, which bring a job function along.
             job_function=os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER),
@@ -62,3 +99,19 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     print(f"Listening on {server.address}", flush=True)
     server.run()
+
+
+def prefix_pair(text: str) -> tuple[str, Path]:
+    """``Z:/shows=/mnt/shows`` as prefix and folder.
+
+    Raises:
+        MegasamError: ``prefix_malformed``.
+    """
+    prefix, equals, folder = text.partition("=")
+    if not equals or not prefix or not folder:
+        raise MegasamError(
+            "prefix_malformed",
+            f"{text!r} does not say what a prefix means here.",
+            "Write PREFIX=FOLDER, e.g. Z:/shows=/mnt/shows.",
+        )
+    return prefix, Path(folder)

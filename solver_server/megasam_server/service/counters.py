@@ -6,7 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-# Peers that did not get past the handshake.
+# TCP connections, and the peers that did not get past the handshake: with a key that is not on the
+# allow-list; not encrypted, encrypted for another server, or no ZeroMQ at all. A message over the
+# size that libzmq takes ends its connection and shows as a disconnection only.
+CONNECTIONS = "connections"
+DISCONNECTIONS = "disconnections"
 REFUSED_KEYS = "refused_keys"
 REFUSED_HANDSHAKES = "refused_handshakes"
 # Messages that came, and those answered with an error; refusals are also counted by error code.

@@ -109,12 +109,13 @@ class PrivateServer:
 
 def main() -> None:
     """Serve until standard input closes, then remove the state folder."""
-    from megasam_server.service.server import ServerConfig, SolverServer
+    from megasam_server.service.options import ServerOptions
+    from megasam_server.service.server import SolverServer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     state, job_function = Path(sys.argv[1]), sys.argv[2]
     server = SolverServer(
-        ServerConfig(state=state, bind="tcp://127.0.0.1:0", job_function=job_function)
+        ServerOptions(state=state, bind="tcp://127.0.0.1:0", job_function=job_function)
     )
 
     def stop_with_parent() -> None:

@@ -2,139 +2,111 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import ipaddress
 import logging
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import zmq
 from megasam_shared import __version__
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import (
-    DEFAULT_PORT,
-    PROTOCOL_VERSION,
-    Attach,
-    Cancel,
-    Checkpoints,
-    Chunk,
-    ChunkTaken,
-    Error,
-    Fetch,
-    Heartbeat,
-    Hello,
-    JobChanged,
-    Jobs,
-    ListCheckpoints,
-    ListJobs,
-    Need,
-    Offer,
-    Piece,
-    Submit,
-    Welcome,
-)
-from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, encode, request_number
+from megasam_shared.protocol import PROTOCOL_VERSION, Heartbeat, Hello, Welcome
+from megasam_shared.server_keys import is_loopback
+from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, request_number
 
-from megasam_server.checkpoints.facts import checkpoint_facts, glance_at_all
+from megasam_server.service import counters as names
+from megasam_server.service.answers import Answers, unforeseen
 from megasam_server.service.background import Background
-from megasam_server.service.blobs import BlobStore
+from megasam_server.service.counters import Counters
+from megasam_server.service.door import Door, Visitor
+from megasam_server.service.fetch_requests import FetchRequests
+from megasam_server.service.job_requests import JobRequests
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.media_roots import MediaRoots
+from megasam_server.service.options import ServerOptions
+from megasam_server.service.ownership import Ownership
 from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Session, Sessions
 from megasam_server.service.state_lock import StateLock
-from megasam_server.service.submission import PlacedJob, place_submission
-from megasam_server.service.worker import SOLVER
+from megasam_server.service.upload_requests import UploadRequests
 
 _log = logging.getLogger(__name__)
 
 _POLL_MS = 100
 _MESSAGES_PER_TURN = 64
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """How a server runs.
-
-    Attributes:
-        state: folder for jobs and uploads.
-        bind: ``tcp://127.0.0.1:PORT``; port 0 takes a free one.
-        media_roots: folders whose plates clients may name by path.
-        queue_limit: most jobs that wait.
-        job_function: ``module:function`` that solves.
-    """
-
-    state: Path
-    bind: str = f"tcp://127.0.0.1:{DEFAULT_PORT}"
-    media_roots: Sequence[Path] = ()
-    queue_limit: int = 100
-    job_function: str = SOLVER
-
-
-@dataclass
-class _Listing:
-    """The artefacts of a finished job, kept while somebody fetches them."""
-
-    job: str = ""
-    sizes: dict[str, int] = field(default_factory=dict)
+# What libzmq holds for one client, messages each way: a client that neither reads nor lets us read
+# costs a bounded amount of memory. More than a well-behaved one ever has on the way.
+_MOST_RECEIVED = 64
+_MOST_TO_SEND = 128
 
 
 class SolverServer:
     """A server that is bound when constructed and serves in :meth:`run`.
 
+    Attributes:
+        address: where it listens.
+        counters: what it has counted so far.
+
     Raises:
         MegasamError: ``curve_required`` for an address that other machines reach,
-            ``bind_failed``, ``state_in_use``, ``state_unreadable``, ``media_root_missing``.
+            ``bind_failed``, ``state_in_use``, ``state_unreadable``, ``media_root_missing``, or what
+            is wrong with the keys.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
-        check_loopback(config.bind)
-        self._queue_limit = config.queue_limit
-        self._roots = MediaRoots(config.media_roots)
+    def __init__(self, options: ServerOptions) -> None:
+        check_bind(options)
+        roots = MediaRoots(options.media_roots, options.prefix_maps)
         # Absolute: workers stand in another folder.
-        state = config.state.absolute()
+        state = options.state.absolute()
         self._lock = StateLock(state)
         self._id = secrets.token_hex(16)
         self._stopping = False
+        self.counters = Counters()
         self._sessions = Sessions()
-        self._listing = _Listing()
         self._context = zmq.Context()
         self._context.set(zmq.BLOCKY, False)
         self._socket = self._context.socket(zmq.ROUTER)
         try:
             self._jobs = JobStore(state)
-            self._blobs = BlobStore(state / "blobs")
-            self.address = self._bind(config.bind)
+            self._door = Door(self._context, self._socket, options.curve, self.counters)
+            self.address = self._bind(options.bind)
         except BaseException:
             self._context.destroy(linger=0)
             self._lock.release()
             raise
+        self._answers = Answers(self._socket, self._sessions, self.counters)
         self._background = Background(self._context)
+        self._ownership = Ownership(state, self._jobs, options.shared_jobs)
         self._runner = JobRunner(
             self._jobs,
-            config.job_function,
+            options.job_function,
             self._background.call_soon,
             self._background.forget,
-            self._publish,
+            self._answers.publish,
             time.monotonic,
+        )
+        uploads = UploadRequests(
+            self._ownership, self._background, self._answers, options.uploads, self.counters
+        )
+        jobs = JobRequests(
+            options,
+            self._jobs,
+            self._runner,
+            self._ownership,
+            roots,
+            self._background,
+            self._answers,
+        )
+        fetching = FetchRequests(
+            self._jobs, self._ownership, self._background, self._answers, self.counters
         )
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             Heartbeat: self._on_heartbeat,
-            Offer: self._on_offer,
-            Chunk: self._on_chunk,
-            Submit: self._on_submit,
-            Cancel: self._on_cancel,
-            ListJobs: self._on_list,
-            ListCheckpoints: self._on_list_checkpoints,
-            Attach: self._on_attach,
-            Fetch: self._on_fetch,
+            **uploads.handlers,
+            **jobs.handlers,
+            **fetching.handlers,
         }
 
     def _bind(self, address: str) -> str:
@@ -143,8 +115,11 @@ class SolverServer:
         # An answer to a client that is gone is an error here, not silently lost.
         socket.set(zmq.ROUTER_MANDATORY, 1)
         socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        socket.set(zmq.RCVHWM, _MOST_RECEIVED)
+        socket.set(zmq.SNDHWM, _MOST_TO_SEND)
         socket.set(zmq.HEARTBEAT_IVL, 2000)
         socket.set(zmq.HANDSHAKE_IVL, 5000)
+        socket.set(zmq.IPV6, "[" in address)
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
@@ -159,13 +134,15 @@ class SolverServer:
     def run(self) -> None:
         """Serve until :meth:`stop`. Afterwards the server is closed: no process, no socket."""
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._background.wake_receiver, zmq.POLLIN)
+        for socket in (self._socket, self._background.wake_receiver, *self._door.sockets):
+            poller.register(socket, zmq.POLLIN)
         try:
             self._runner.open()
             while not self._stopping:
                 poller.poll(_POLL_MS)
                 self._background.run_calls()
+                if self._door.attend():
+                    self._forget_revoked()
                 self._receive()
                 self._runner.tick()
                 for session in self._sessions.drop_silent(time.monotonic()):
@@ -183,8 +160,9 @@ class SolverServer:
     def _close(self) -> None:
         self._runner.close()
         self._background.close()
-        self._blobs.close()
+        self._ownership.close()
         self._jobs.close()
+        self._door.close()
         self._context.destroy(linger=0)
         self._lock.release()
 
@@ -193,29 +171,32 @@ class SolverServer:
     def _receive(self) -> None:
         for _ in range(_MESSAGES_PER_TURN):
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                identity, *body = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            identity, *body = frames
-            if len(body) != 1:
-                error = MegasamError("message_malformed", "A message must have one part.")
-                self._send(identity, Error.of(0, error))
-                continue
-            self._handle(identity, body[0])
+            self.counters.add(names.MESSAGES)
+            self._handle(identity.bytes, body)
 
-    def _handle(self, identity: bytes, data: bytes) -> None:
+    def _handle(self, identity: bytes, body: list[zmq.Frame]) -> None:
         number = 0
         try:
+            if len(body) != 1:
+                raise MegasamError("message_malformed", "A message must have one part.")
+            visitor = self._door.visitor(body[0])
+            if visitor is None:
+                self._sessions.drop(identity)
+                raise key_revoked()
+            data = body[0].bytes
             try:
                 message = decode(data)
             except MegasamError:
                 number = request_number(data)
                 raise
             if isinstance(message, Hello):
-                self._on_hello(identity, message)
+                self._on_hello(identity, visitor, message)
                 return
             number = getattr(message, "request", 0)
-            session = self._sessions.get(identity, time.monotonic())
+            session = self._sessions.get(identity, visitor, time.monotonic())
             if session is None:
                 raise MegasamError("hello_required", "The first message must be a hello.")
             handler = self._handlers.get(type(message))
@@ -225,17 +206,11 @@ class SolverServer:
                 )
             handler(session, message)
         except MegasamError as error:
-            self._send(identity, Error.of(number, error))
+            self._answers.refuse(identity, number, error)
         except Exception as error:
-            _log.exception("a message could not be answered")
-            unknown = MegasamError(
-                "internal_error",
-                f"The server failed in a way nobody foresaw: {type(error).__name__}: {error}",
-                "Look at the server's log.",
-            )
-            self._send(identity, Error.of(number, unknown))
+            self._answers.refuse(identity, number, unforeseen(error))
 
-    def _on_hello(self, identity: bytes, hello: Hello) -> None:
+    def _on_hello(self, identity: bytes, visitor: Visitor, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             older = "client" if hello.protocol < PROTOCOL_VERSION else "server"
             raise MegasamError(
@@ -244,193 +219,51 @@ class SolverServer:
                 f" version {__version__} (protocol {PROTOCOL_VERSION}): they do not fit.",
                 f"Update the {older}.",
             )
-        self._sessions.open(identity, hello.client, time.monotonic())
-        self._send(identity, Welcome(PROTOCOL_VERSION, __version__, self._id))
+        if visitor.owner and identity[:1] != b"\0":
+            # Answers go to routing ids. The ones that libzmq gives out cannot be guessed; a chosen
+            # one could be that of a client that has just gone.
+            raise MegasamError("message_malformed", "A client must not choose its routing id.")
+        self._sessions.open(identity, hello.client, visitor, time.monotonic())
+        self._answers.send(identity, Welcome(PROTOCOL_VERSION, __version__, self._id))
 
     def _on_heartbeat(self, session: Session, _: Heartbeat) -> None:
-        self._send(session.identity, Heartbeat())
+        self._answers.send(session.identity, Heartbeat())
 
-    def _on_offer(self, session: Session, offer: Offer) -> None:
-        self._answer_later(
-            self._background.slow,
-            session,
-            offer.request,
-            partial(self._blobs.missing, offer.files),
-            lambda wanted: Need(offer.request, wanted),
-        )
-
-    def _on_chunk(self, session: Session, chunk: Chunk) -> None:
-        self._answer_later(
-            self._background.chunk,
-            session,
-            chunk.request,
-            partial(self._blobs.write, chunk.sha256, chunk.offset, chunk.data),
-            lambda received: ChunkTaken(chunk.request, chunk.sha256, received),
-        )
-
-    def _on_submit(self, session: Session, submit: Submit) -> None:
-        known = self._jobs.find_submission("", submit.submission)
-        if known is not None:
-            session.watch(known.id)
-            self._send(session.identity, JobChanged(submit.request, self._jobs.info(known.id)))
-            return
-        if self._jobs.queue_length() >= self._queue_limit:
-            raise MegasamError(
-                "queue_full",
-                f"{self._queue_limit} jobs are waiting already.",
-                "Submit again when some of them are over.",
-            )
-        job = self._jobs.new_id()
-        folder = self._jobs.folder_of(job)
-        self._answer_later(
-            self._background.slow,
-            session,
-            submit.request,
-            partial(place_submission, submit, folder, self._blobs, self._roots),
-            partial(self._queue_job, session, submit, job),
-        )
-
-    def _queue_job(
-        self, session: Session, submit: Submit, job: str, placed: PlacedJob
-    ) -> JobChanged:
-        known = self._jobs.find_submission("", submit.submission)
-        if known is not None:  # it was sent twice in a row
-            self._background.forget(partial(shutil.rmtree, self._jobs.folder_of(job).path))
-            job = known.id
-        else:
-            settings = placed.settings.to_map()
-            self._jobs.add(
-                job, "", submit.submission, submit.name, placed.plate, placed.masks, settings
-            )
-            _log.info("job %s %r queued by %r", job, submit.name, session.name)
-        session.watch(job)
-        self._background.call_soon(self._runner.wake)
-        return JobChanged(submit.request, self._jobs.info(job))
-
-    def _on_cancel(self, session: Session, cancel: Cancel) -> None:
-        self._runner.cancel(cancel.job)
-        self._send(session.identity, JobChanged(cancel.request, self._jobs.info(cancel.job)))
-
-    def _on_list(self, session: Session, ask: ListJobs) -> None:
-        self._send(session.identity, Jobs(ask.request, self._jobs.newest()))
-
-    def _on_list_checkpoints(self, session: Session, ask: ListCheckpoints) -> None:
-        self._answer_later(
-            self._background.slow,
-            session,
-            ask.request,
-            lambda: checkpoint_facts(glance_at_all()),
-            partial(Checkpoints, ask.request),
-        )
-
-    def _on_attach(self, session: Session, attach: Attach) -> None:
-        info = self._jobs.info(attach.job)
-        session.watch(attach.job)
-        if info.finished is None:
-            self._send(session.identity, JobChanged(attach.request, info))
-        else:
-            self._send(session.identity, self._jobs.result_of(attach.job, attach.request))
-
-    def _on_fetch(self, session: Session, fetch: Fetch) -> None:
-        if self._listing.job != fetch.job:
-            result = self._jobs.result_of(fetch.job, 0)
-            self._listing = _Listing(fetch.job, {a.path: a.size for a in result.artefacts})
-        size = self._listing.sizes.get(fetch.path)
-        if size is None:
-            raise MegasamError(
-                "artefact_unknown", f"Job {fetch.job} has no result file {fetch.path[:200]!r}."
-            )
-        path = self._jobs.folder_of(fetch.job).results / fetch.path
-        self._answer_later(
-            self._background.chunk,
-            session,
-            fetch.request,
-            partial(_read, path, fetch.offset, min(fetch.length, max(0, size - fetch.offset))),
-            lambda data: Piece(fetch.request, fetch.offset, data),
-        )
-
-    # --- answers
-
-    def _answer_later(
-        self,
-        where: Callable[..., None],
-        session: Session,
-        request: int,
-        work: Callable[[], Any],
-        answer: Callable[[Any], Any],
-    ) -> None:
-        """Do ``work`` in a thread, then send ``answer(its value)``, or the error."""
-        if session.is_flooding:
-            raise MegasamError(
-                "too_many_requests", "Too many requests at once.", "Wait for answers."
-            )
-        session.requests += 1
-
-        def done(value: Any) -> None:
-            session.requests -= 1
-            self._send(session.identity, answer(value))
-
-        def failed(error: MegasamError) -> None:
-            session.requests -= 1
-            self._send(session.identity, Error.of(request, error))
-
-        where(work, done, failed)
-
-    def _publish(self, job: str, message: Any) -> None:
-        watching = list(self._sessions.watching(job))
-        if watching:
-            data = encode(message)
-            for identity in watching:
-                self._send_bytes(identity, data)
-
-    def _send(self, identity: bytes, message: Any) -> None:
-        self._send_bytes(identity, encode(message))
-
-    def _send_bytes(self, identity: bytes, data: bytes) -> None:
-        try:
-            self._socket.send_multipart([identity, data], zmq.NOBLOCK)
-        except zmq.Again:
-            # It takes nothing any more. Should it come back, it says hello and attaches again.
-            self._sessions.drop(identity)
-        except zmq.ZMQError as error:
-            if error.errno != errno.EHOSTUNREACH:
-                raise
-            self._sessions.drop(identity)
+    def _forget_revoked(self) -> None:
+        """A key that is no longer allowed takes the sessions with it; the jobs stay."""
+        for session in self._sessions.drop_not_admitted(self._door.admits):
+            _log.info("client %r is no longer allowed", session.name)
+            self._answers.refuse(session.identity, 0, key_revoked())
 
 
-def _read(path: Path, offset: int, length: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
-    except OSError as error:
-        raise MegasamError(
-            "result_missing",
-            f"The result file {path.name} can no longer be read on the server: {error.strerror}.",
-            "Solve the plate again.",
-        ) from None
+def key_revoked() -> MegasamError:
+    """The error for a client whose key was taken off the list while it was connected."""
+    return MegasamError(
+        "server_refuses_key",
+        "The solver server no longer admits this machine's key.",
+        "Ask who runs it.",
+    )
 
 
-def check_loopback(address: str) -> None:
-    """Refuse an address that other machines reach.
+def check_bind(options: ServerOptions) -> None:
+    """Refuse an address that other machines reach, unless clients must prove who they are.
 
     Raises:
         MegasamError: ``curve_required``, or ``bind_failed`` for what is no address.
     """
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    address = options.bind
+    port = address.rpartition(":")[2]
     if not address.startswith("tcp://") or not port.isdigit() or int(port) > 65535:
         raise MegasamError(
             "bind_failed",
             f"{address!r} is not an address to listen on.",
             "Write tcp://127.0.0.1:PORT.",
         )
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host.strip("[]")).is_loopback:
-            return
-    raise MegasamError(
-        "curve_required",
-        f"The server does not listen on {address}: other machines could reach it, and without"
-        " CURVE encryption and a list of allowed keys anybody could use it. This version does not"
-        " have CURVE yet.",
-        "Listen on tcp://127.0.0.1:PORT, and reach it from elsewhere through an SSH tunnel.",
-    )
+    if options.curve is None and not is_loopback(address):
+        raise MegasamError(
+            "curve_required",
+            f"The server does not listen on {address} without CURVE: other machines could reach"
+            " it, and anybody there could use it.",
+            "Run 'megasam keys new --server', allow your clients with 'megasam keys allow NAME"
+            " KEY', and start the server with --curve.",
+        )

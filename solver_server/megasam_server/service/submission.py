@@ -13,8 +13,10 @@ from megasam_shared.sequence import is_image, is_movie
 from megasam_shared.settings import SolveSettings
 
 from megasam_server.service.blobs import BlobStore
-from megasam_server.service.jobs import JobFolder
+from megasam_server.service.job_folder import JobFolder
 from megasam_server.service.media_roots import MediaRoots
+from megasam_server.service.options import UploadLimits
+from megasam_server.service.upload_requests import check_upload
 
 
 @dataclass(frozen=True)
@@ -27,33 +29,53 @@ class PlacedJob:
 
 
 def place_submission(
-    submit: Submit, folder: JobFolder, blobs: BlobStore, roots: MediaRoots
+    submit: Submit,
+    folder: JobFolder,
+    blobs: BlobStore,
+    roots: MediaRoots,
+    client: str,
+    limits: UploadLimits,
 ) -> PlacedJob:
     """Check a submission and put its files into the job's folder.
 
+    Args:
+        blobs: what the client has uploaded.
+        client: its name on the allow-list, which decides how paths are read.
+
     Raises:
-        MegasamError: a setting, file or path that is not allowed, ``upload_missing`` or
-            ``server_disk_full``; nothing is left of the folder then.
+        MegasamError: a setting, file or path that is not allowed, ``upload_missing``,
+            ``server_disk_full`` or what is over the limits; nothing is left of the folder then.
     """
     settings = SolveSettings.from_map(submit.settings)
+    media = [submit.plate, *([submit.masks] if submit.masks else [])]
+    check_upload([file for each in media for file in each.files], limits)
+
+    def place(media: Media, what: str, target: Path) -> Path:
+        check_media(media, what)
+        return (
+            roots.resolve(media.path, client) if media.path else _place(media, what, target, blobs)
+        )
+
     try:
-        plate = _place(submit.plate, "plate", folder.plate, blobs, roots)
-        masks = None
-        if submit.masks is not None:
-            masks = _place(submit.masks, "masks", folder.masks, blobs, roots)
+        plate = place(submit.plate, "plate", folder.plate)
+        masks = None if submit.masks is None else place(submit.masks, "masks", folder.masks)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
     return PlacedJob(plate, masks, settings)
 
 
-def _place(media: Media, what: str, target: Path, blobs: BlobStore, roots: MediaRoots) -> Path:
+def check_media(media: Media, what: str) -> None:
+    """Raises:
+    MegasamError: ``message_malformed``.
+    """
     if bool(media.files) == bool(media.path):
         raise MegasamError(
             "message_malformed", f"The {what} must have either files or a path, not both or none."
         )
-    if media.path:
-        return roots.resolve(media.path)
+
+
+def _place(media: Media, what: str, target: Path, blobs: BlobStore) -> Path:
     names = [safe_name(file.name) for file in media.files]
     if len(set(map(str.lower, names))) != len(names):
         raise MegasamError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 import zmq
 from megasam_server.service.media_roots import MediaRoots
-from megasam_server.service.server import ServerConfig, SolverServer, check_loopback
+from megasam_server.service.options import ServerOptions
+from megasam_server.service.server import SolverServer, check_bind
 from megasam_shared import connection as connection_module
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
@@ -223,14 +225,14 @@ def test_paths_outside_of_media_roots_are_refused(shared_disk, path):
 )
 def test_addresses_that_others_reach_are_refused(address, tmp_path):
     with pytest.raises(MegasamError) as caught:
-        SolverServer(ServerConfig(state=tmp_path / "state", bind=address))
+        SolverServer(ServerOptions(state=tmp_path / "state", bind=address))
     assert caught.value.code == "curve_required" and "CURVE" in caught.value.message
     assert not (tmp_path / "state").exists()
 
 
 def test_loopback_addresses_are_taken():
     for address in ["tcp://127.0.0.1:0", "tcp://127.1.2.3:5599", "tcp://[::1]:5599"]:
-        check_loopback(address)
+        check_bind(ServerOptions(Path(), bind=address))
     for address in ["127.0.0.1:5599", "tcp://127.0.0.1", "tcp://127.0.0.1:http", "ipc:///tmp/x"]:
         with pytest.raises(MegasamError):
-            check_loopback(address)
+            check_bind(ServerOptions(Path(), bind=address))
