@@ -1,24 +1,37 @@
 """The networks that checkpoints are loaded into, and the names that their authors gave the weights.
 
-Importing this module imports torch; :mod:`megasam_server.checkpoints.load` does so when it must.
+Importing this module imports torch and the networks; what must do without imports it when needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from megasam_server.checkpoints.fit import Shapes
+from megasam_server.models import raft_keys
 from megasam_server.models.depth_anything import DepthAnything
+from megasam_server.models.droid_net import DroidNet
+from megasam_server.models.raft import RaftFlow
+from megasam_server.models.unidepth import UniDepthV2
 
 State = Mapping[str, Tensor]
 
+_HEADS_OF_TWO_CHANNELS = ("update.weight.2.", "update.delta.2.")
+_RAFT_PREFIX = "network."
 
-def _as_is(state: State) -> State:
+
+def _as_it_is(state: State) -> State:
+    return state
+
+
+def _as_published(state: State, _: Iterable[str]) -> State:
     return state
 
 
@@ -28,22 +41,48 @@ class Architecture:
 
     Attributes:
         build: makes the module, with any weights.
-        to_official: its state dict -> the same under the names of the published file.
-        from_official: the other way round.
-        tidy: a published state dict -> without what published files may have too much.
+        tidy: a published state dict -> without what some published files have too much.
+        to_official: the module's state dict -> the same under the names of the published file.
+        from_official: a published state dict and the names of the module's -> the module's.
     """
 
     build: Callable[[], nn.Module]
-    to_official: Callable[[State], State] = _as_is
-    from_official: Callable[[State], State] = _as_is
-    tidy: Callable[[State], State] = _as_is
+    tidy: Callable[[State], State] = _as_it_is
+    to_official: Callable[[State], State] = _as_it_is
+    from_official: Callable[[State, Iterable[str]], State] = _as_published
+
+
+def _two_channel_heads(state: State) -> State:
+    """The heads of DROID-SLAM's own file have a third output channel, which is never read."""
+    return {
+        name: tensor[:2]
+        if name.startswith(_HEADS_OF_TWO_CHANNELS) and tensor.ndim and len(tensor) == 3
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _raft_to_official(state: State) -> State:
+    return raft_keys.to_official({n.removeprefix(_RAFT_PREFIX): t for n, t in state.items()})
+
+
+def _raft_from_official(state: State, names: Iterable[str]) -> State:
+    layers = [name.removeprefix(_RAFT_PREFIX) for name in names]
+    tensors = raft_keys.from_official(state, layers)
+    return {_RAFT_PREFIX + name: tensor for name, tensor in tensors.items()}
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "droid": Architecture(DroidNet, tidy=_two_channel_heads),
+    "raft": Architecture(
+        RaftFlow, to_official=_raft_to_official, from_official=_raft_from_official
+    ),
     "depth_anything_v1_vitl": Architecture(partial(DepthAnything, "vitl", 1)),
     "depth_anything_v2_vits": Architecture(partial(DepthAnything, "vits", 2)),
     "depth_anything_v2_vitb": Architecture(partial(DepthAnything, "vitb", 2)),
     "depth_anything_v2_vitl": Architecture(partial(DepthAnything, "vitl", 2)),
+    "unidepth_v2_vits": Architecture(partial(UniDepthV2, "vits")),
+    "unidepth_v2_vitl": Architecture(partial(UniDepthV2, "vitl")),
 }
 
 
@@ -51,6 +90,30 @@ ARCHITECTURES: dict[str, Architecture] = {
 def official_shapes(network: str) -> Shapes:
     """Name and shape of every tensor in a published file of the network."""
     architecture = ARCHITECTURES[network]
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory, no time for weights that nobody reads
         state = architecture.to_official(architecture.build().state_dict())
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def build_with(architecture: Architecture, published: State) -> nn.Module:
+    """The network with a published state dict that fits it (see :func:`official_shapes`).
+
+    Weights in another precision are converted to the network's.
+    """
+    with _NoInitialisation():
+        network = architecture.build()
+    # Strict: a weight that was not initialised and is not loaded would be an error here.
+    network.load_state_dict(architecture.from_official(published, network.state_dict()))
+    return network.eval().requires_grad_(False)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips the random weights of new layers: seconds for the large networks, and never read."""
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)

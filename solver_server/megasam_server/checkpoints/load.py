@@ -35,10 +35,8 @@ def load_network(checkpoint: Checkpoint, path: Path, commercial_only: bool = Fal
     if commercial_only:
         refuse_non_commercial(checkpoint)
     state = official_state(checkpoint, path)
-    architecture = _architectures().ARCHITECTURES[checkpoint.network]
-    network = architecture.build()
-    network.load_state_dict(architecture.from_official(state))
-    return network.eval().requires_grad_(False)
+    architectures = _architectures()
+    return architectures.build_with(architectures.ARCHITECTURES[checkpoint.network], state)
 
 
 def official_state(checkpoint: Checkpoint, path: Path) -> State:

@@ -139,7 +139,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         title="Depth Anything V1 Large",
         network="depth_anything_v1_vitl",
         stage="mono_depth",
-        purpose="mono depth, as MegaSaM was published",
+        purpose="mono depth",
         # The author: "Are the model weights under Apache 2.0 license?" "Yes."
         licence="Apache-2.0",
         licence_source="https://github.com/LiheYoung/Depth-Anything/issues/15",
@@ -199,7 +199,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         title="UniDepth V2 Large",
         network="unidepth_v2_vitl",
         stage="metric_depth",
-        purpose="metric depth and focal length",
+        purpose="metric depth",
         licence="CC-BY-NC-4.0",
         licence_source=_UNIDEPTH_LICENCE,
         commercial_use=False,
@@ -218,7 +218,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         title="UniDepth V2 Small",
         network="unidepth_v2_vits",
         stage="metric_depth",
-        purpose="metric depth and focal length",
+        purpose="metric depth",
         licence="CC-BY-NC-4.0",
         licence_source=_UNIDEPTH_LICENCE,
         commercial_use=False,
@@ -268,6 +268,6 @@ def refuse_non_commercial(checkpoint: Checkpoint) -> None:
             "checkpoint_not_commercial",
             f"{checkpoint.title} is licensed under {checkpoint.licence}, which forbids commercial"
             " use, and commercial_only is on.",
-            f"Use another checkpoint for {checkpoint.purpose.split(',')[0]}, or turn"
+            f"Use another checkpoint for {checkpoint.purpose}, or turn"
             " commercial_only off for work that is not commercial.",
         )

@@ -13,6 +13,7 @@ from megasam_shared import __version__
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import DEFAULT_PORT
 
+from megasam_server.cli import checkpoints
 from megasam_server.cli.serve import default_state, serve
 from megasam_server.cli.solve import solve
 
@@ -48,6 +49,7 @@ def options(
 
 app.command()(solve)
 app.command()(serve)
+app.add_typer(checkpoints.app, name="checkpoints")
 
 
 @app.command()

@@ -24,14 +24,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from megasam_server.checkpoints.facts import checkpoint_facts, glance_at_all
+from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE, checkpoint_folder
+from megasam_server.checkpoints.verify import CheckpointStatus
+from megasam_server.cli.checkpoints import STATES, checkpoint_table
 from megasam_server.geometry.lietorch_check import find_lietorch
-from megasam_server.pipeline.engines import (
-    CHECKPOINTS_VARIABLE,
-    MEGASAM_DEPENDENCIES,
-    checkpoint_folder,
-    choose_engine,
-    find_checkpoints,
-)
+from megasam_server.pipeline.engines import MEGASAM_DEPENDENCIES, choose_engine
 
 REINSTALL = "Install the server's packages again: pip install 'megasam-maya[server]'"
 # Names of imports where they differ from the name of the distribution.
@@ -75,11 +73,16 @@ def doctor(state_dir: Path, port: int, as_json: bool = False) -> int:
     """
     checks = examine(state_dir, port)
     can_solve = all(check.state != "lack" for check in checks)
+    checkpoints = glance_at_all()
     if as_json:
-        report = {"can_solve": can_solve, "checks": [asdict(check) for check in checks]}
+        report = {
+            "can_solve": can_solve,
+            "checks": [asdict(check) for check in checks],
+            "checkpoints": [asdict(fact) for fact in checkpoint_facts(checkpoints)],
+        }
         print(json.dumps(report, indent=1))
     else:
-        _print_table(checks, can_solve)
+        _print_table(checks, checkpoints, can_solve)
     return 0 if can_solve else 1
 
 
@@ -182,12 +185,18 @@ def _lietorch() -> Check:
 
 
 def _checkpoints() -> Check:
-    folder, files = checkpoint_folder(), find_checkpoints()
-    if files:
-        names = ", ".join(path.name for path in files)
-        return Check("Checkpoints", "note", f"{names} in {folder}; this version cannot use them")
-    advice = f"None are needed. Another folder: set {CHECKPOINTS_VARIABLE}"
-    return Check("Checkpoints", "note", f"none in {folder}", advice)
+    """What is there, in one line; the table below the report has the rest."""
+    folder = checkpoint_folder()
+    there = [status for status in glance_at_all() if status.state != "missing"]
+    if not there:
+        advice = f"None are needed for the classical engine. Another folder: {CHECKPOINTS_VARIABLE}"
+        return Check("Checkpoints", "note", f"none in {folder}", advice)
+    found = ", ".join(f"{status.path.name} ({STATES[status.state][1]})" for status in there)
+    damaged = [status.checkpoint.name for status in there if status.state == "damaged"]
+    if damaged:
+        advice = f"Get again: {', '.join(damaged)}"
+        return Check("Checkpoints", "note", f"{found} in {folder}", advice)
+    return Check("Checkpoints", "ok", f"{found} in {folder}")
 
 
 def _gpu() -> Check:
@@ -250,7 +259,7 @@ def _port(port: int) -> Check:
     return Check("Port", "ok", f"{port} is free for `megasam serve`")
 
 
-def _print_table(checks: list[Check], can_solve: bool) -> None:
+def _print_table(checks: list[Check], checkpoints: list[CheckpointStatus], can_solve: bool) -> None:
     signs = {"ok": "[green]✓[/]", "lack": "[red]✗[/]", "note": "[yellow]•[/]"}
     table = Table(box=None, padding=(0, 1))
     for title in ("", "What", "Found", "What to do"):
@@ -259,6 +268,8 @@ def _print_table(checks: list[Check], can_solve: bool) -> None:
         table.add_row(signs[check.state], check.name, escape(check.found), escape(check.advice))
     console = Console()
     console.print(table)
+    console.print("\nCheckpoints of the engine megasam")
+    console.print(checkpoint_table(checkpoints))
     if can_solve:
         console.print("\n[green]A solve can run on this machine.[/]")
     else:

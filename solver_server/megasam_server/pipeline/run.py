@@ -71,6 +71,7 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
             quality=replace(shot.quality, warnings=warnings),
             stage_seconds=dict(meter.seconds),
             stage_peak_mib=dict(meter.peak_mib),
+            checkpoint_licences=choice.licences,
         )
         with meter.stage("conversion"):
             folder = ResultFolder(job.results_dir)
