@@ -19,6 +19,7 @@ from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, request_number
 from megasam_server.service import counters as names
 from megasam_server.service.answers import Answers, unforeseen
 from megasam_server.service.background import Background
+from megasam_server.service.checkpoint_requests import CheckpointRequests
 from megasam_server.service.counters import Counters
 from megasam_server.service.door import Door, Visitor
 from megasam_server.service.fetch_requests import FetchRequests
@@ -107,6 +108,7 @@ class SolverServer:
             **uploads.handlers,
             **jobs.handlers,
             **fetching.handlers,
+            **CheckpointRequests(self._background, self._answers).handlers,
         }
 
     def _bind(self, address: str) -> str:
