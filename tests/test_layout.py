@@ -34,6 +34,7 @@ ALLOWED = {
     "models": {"geometry", "models"},
     # Stages are given their networks; only the pipeline and the command line look for the files.
     "checkpoints": {"models", "checkpoints"},
+    "training": {"geometry", "models", "raycast", "training"},
     **{stage: {"geometry", "models"} | STAGES for stage in STAGES},
     "pipeline": {"geometry", "models", "checkpoints", "pipeline"} | STAGES,
     "service": {"geometry", "pipeline", "media", "checkpoints", "service"},

@@ -1,0 +1,1 @@
+"""Training of our own weights from generated data: scenes with exact depth, pose and flow."""

@@ -1,0 +1,207 @@
+"""Train RAFT from generated pairs, in pieces: each goes on from the files of the last.
+
+    python -m megasam_server.training.train_raft --minutes 9 --out run/
+    torchrun --nproc-per-node 2 -m megasam_server.training.train_raft --minutes 9 --out run/ --resume run/
+
+Loss and schedule follow Teed and Deng (2020), section 3.3: L1 on all iterations, weights 0.85^(N-i);
+the learning rate falls linearly over the minutes of the piece, from --lr to --lr-end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.optical_flow import raft_large
+
+from megasam_server.training.checkpoint_files import append_row, load_run, save_run, save_tensors
+from megasam_server.training.flow_pairs import FlowPairs, generate, stream
+from megasam_server.training.texture_bank import TextureBank, paint_pictures
+
+ITERATIONS = 12
+DISCOUNT = 0.85
+AVERAGING = 0.999
+WARM_UP_STEPS = 300
+HELD_OUT_SEED = 1_000_000_000
+TEXTURES = 384
+
+
+def main() -> None:
+    options = _options()
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(options.seed)
+    started = time.monotonic()
+    workers = max(1, (os.cpu_count() or 1) // ranks)
+    bank = TextureBank(paint_pictures(options.textures, options.seed, workers), device)
+    # Held-out pairs show pictures that training never saw.
+    unseen = paint_pictures(options.textures // 4, HELD_OUT_SEED, workers)
+    held_out = TextureBank(unseen, device) if rank == 0 else None
+    print(f"textures painted in {time.monotonic() - started:.0f} s", flush=True)
+    model = raft_large().to(device)
+    model.corr_block.build_pyramid = _in_float32(model.corr_block.build_pyramid)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=1e-5)
+    average = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    step = load_run(options.resume, model, average, optimiser) if options.resume else 0
+    first_step = step
+    if options.compile:
+        model.update_block.compile()
+        model.feature_encoder.compile()
+        model.context_encoder.compile()
+    parallel = model
+    if ranks > 1:
+        dist.init_process_group("nccl")
+        parallel = DistributedDataParallel(model, device_ids=[device.index])
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda", init_scale=1024.0)
+    size = (options.height, options.width)
+    seed = options.seed + 10_000_000 * (rank + 1) + step
+    pairs = stream(bank, seed, options.batch, *size, clips=options.clips, reuse=options.reuse)
+    model.train()
+    began = time.monotonic()
+    noted, window = began, 0
+    while True:
+        done = (time.monotonic() - began) / (60 * options.minutes)
+        stop = torch.tensor(float(done >= 1), device=device)
+        if ranks > 1:
+            dist.broadcast(stop, 0)
+        if (stop if ranks == 1 else stop.item()) > 0:
+            break
+        rate = options.lr + (options.lr_end - options.lr) * min(done, 1.0)
+        if not options.resume:
+            rate *= min(1.0, (step + 1) / WARM_UP_STEPS)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        lot = next(pairs)
+        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            flows = parallel(_scaled(lot.first), _scaled(lot.second), ITERATIONS)
+        loss, error = sequence_loss(flows, lot)
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimiser)
+        scaler.update()
+        step += 1
+        window += 1
+        _follow(average, model, min(AVERAGING, (step + 1) / (step + 10)))
+        if rank == 0 and time.monotonic() - noted > options.log_seconds:
+            now = time.monotonic()
+            row = {
+                "step": step,
+                "minutes": round((now - began) / 60, 3),
+                "lr": f"{rate:.2e}",
+                "loss": round(loss.item(), 4),
+                "error_px": round(error.item(), 3),
+                "steps_per_second": round(window / (now - noted), 2),
+            }
+            options.out.mkdir(parents=True, exist_ok=True)
+            append_row(options.out / "training.csv", row)
+            print(row, flush=True)
+            noted, window = now, 0
+    if rank == 0:
+        save_run(options.out, model, average, optimiser, step)
+        model.load_state_dict(average)
+        row = {"step": step, "minutes": round((time.monotonic() - began) / 60, 2)}
+        row |= validate(model, held_out, options)
+        append_row(options.out / "validation.csv", row)
+        print(row, f"{(step - first_step) * options.batch * ranks} pairs", flush=True)
+        save_tensors(options.out, "raft_fp16", model.state_dict(), torch.float16)
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+def sequence_loss(flows: list[Tensor], pairs: FlowPairs) -> tuple[Tensor, Tensor]:
+    """Discounted L1 over the iterations, and the end-point error of the last, in pixels."""
+    valid = pairs.valid[:, None].float()
+    count = valid.sum().clamp(min=1)
+    loss = torch.zeros((), device=valid.device)
+    for i, flow in enumerate(flows):
+        difference = (flow.float() - pairs.flow).abs()
+        loss = loss + DISCOUNT ** (len(flows) - 1 - i) * (difference * valid).sum() / (2 * count)
+    error = (flows[-1].detach().float() - pairs.flow).norm(dim=1, keepdim=True)
+    return loss, (error * valid).sum() / count
+
+
+@torch.no_grad()
+def validate(model: torch.nn.Module, bank: TextureBank, options) -> dict[str, float]:
+    """End-point errors on held-out pairs: mean, and median and share within 1 px by motion."""
+    model.eval()
+    errors, motions = [], []
+    for k in range(options.held_out):
+        size = (options.height, options.width)
+        pairs = generate(bank, HELD_OUT_SEED + k, 4, *size)
+        for start in range(0, len(pairs.flow), 8):
+            some = slice(start, start + 8)
+            images = _scaled(pairs.first[some]), _scaled(pairs.second[some])
+            flow = model(*images, num_flow_updates=24)[-1]
+            error = (flow - pairs.flow[some]).norm(dim=1)
+            errors.append(error[pairs.valid[some]][::7])
+            motions.append(pairs.flow[some].norm(dim=1)[pairs.valid[some]][::7])
+    error, motion = torch.cat(errors), torch.cat(motions)
+    figures = {"error_px": error.mean().item(), "within_1px": (error < 1).float().mean().item()}
+    for low, high in ((0, 5), (5, 20), (20, 60), (60, 400)):
+        some = error[(motion >= low) & (motion < high)]
+        figures[f"median_{low}_{high}px"] = some.median().item()
+        figures[f"mean_{low}_{high}px"] = some.mean().item()
+    return {key: round(value, 4) for key, value in figures.items()}
+
+
+def _scaled(picture: Tensor) -> Tensor:
+    """0-255 to -1..1, as RAFT wants it."""
+    return picture.float() / 127.5 - 1.0
+
+
+def _in_float32(build):
+    """Correlations of unnormalised features overflow half precision."""
+
+    def build_pyramid(first: Tensor, second: Tensor):
+        with torch.autocast(first.device.type, enabled=False):
+            return build(first.float(), second.float())
+
+    return build_pyramid
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], model: torch.nn.Module, keep: float) -> None:
+    """Exponential moving average of everything in the state, integers copied."""
+    state = model.state_dict()
+    floats = [key for key in average if average[key].is_floating_point()]
+    torch._foreach_lerp_([average[k] for k in floats], [state[k] for k in floats], 1 - keep)
+    for key in average.keys() - set(floats):
+        average[key].copy_(state[key])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--batch", type=int, default=8, help="pairs per GPU")
+    parser.add_argument("--height", type=int, default=384)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--lr-end", type=float, default=1e-5)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--textures", type=int, default=TEXTURES)
+    parser.add_argument("--clips", type=int, default=8, help="scenes filmed at once")
+    parser.add_argument("--reuse", type=float, default=2.0, help="uses of each generated pair")
+    parser.add_argument("--held-out", type=int, default=9, help="lots of 24 validation pairs")
+    parser.add_argument("--log-seconds", type=float, default=20.0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
