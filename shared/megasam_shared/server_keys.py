@@ -64,7 +64,7 @@ def is_loopback(address: str) -> bool:
 
 
 def keys_for(
-    address: str, *, server_key: str | None = None, client_key: Path | None = None
+    address: str, server_key: str | None = None, client_key: Path | None = None
 ) -> ClientKeys | None:
     """The keys for the server at ``address``; None for one on this machine that has none.
 

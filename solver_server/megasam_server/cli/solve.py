@@ -16,6 +16,13 @@ from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
 from megasam_shared.remote_solve import FinishedSolve, check_output, solve_remotely
+from megasam_shared.server_keys import (
+    CLIENT_KEY_VARIABLE,
+    SERVER_KEY_VARIABLE,
+    ClientKeys,
+    full_address,
+    keys_for,
+)
 from megasam_shared.settings import SolveSettings
 from rich.console import Console
 from rich.markup import escape
@@ -52,6 +59,22 @@ def solve(
             " server runs for this solve.",
         ),
     ] = None,
+    server_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            envvar=SERVER_KEY_VARIABLE,
+            help="Public key of the server; default: the one of 'megasam keys trust'.",
+        ),
+    ] = None,
+    client_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar=CLIENT_KEY_VARIABLE,
+            help="This client's key pair; default: client.key in the user's config folder.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the results; default: PLATE_solve here."),
@@ -81,7 +104,9 @@ def solve(
     # A script that ends us means what a person means with Ctrl-C: cancel the job, clean up.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        finished = solve_plate(plate, server, out, masks, by_path, as_json, settings)
+        where = None if server is None else full_address(server)
+        keys = None if where is None else keys_for(where, server_key, client_key)
+        finished = solve_plate(plate, where, out, masks, by_path, as_json, settings, keys)
     except MegasamError as error:
         if as_json:
             print_json_error(error)
@@ -103,6 +128,7 @@ def solve_plate(
     by_path: bool,
     as_json: bool,
     settings: SolveSettings,
+    keys: ClientKeys | None = None,
 ) -> FinishedSolve:
     """Solve and show it; the ``megasam solve`` command without its exit codes.
 
@@ -114,7 +140,10 @@ def solve_plate(
     name = plate.stem if by_path else find_plate_files(plate, masks, settings).name
     out = out or Path(f"{name}_solve")
     check_output(out)
-    with _client(server) as client, JsonWatcher() if as_json else BarsWatcher(console) as watcher:
+    with (
+        _client(server, keys) as client,
+        JsonWatcher() if as_json else BarsWatcher(console) as watcher,
+    ):
         finished = solve_remotely(
             client, plate, out, settings, masks=masks, by_path=by_path, watcher=watcher
         )
@@ -126,7 +155,7 @@ def solve_plate(
 
 
 @contextlib.contextmanager
-def _client(address: str | None) -> Iterator[SolverClient]:
+def _client(address: str | None, keys: ClientKeys | None) -> Iterator[SolverClient]:
     """A connected client of the server at ``address``, or of a private one."""
     with contextlib.ExitStack() as stack:
         if address is None:
@@ -134,7 +163,7 @@ def _client(address: str | None) -> Iterator[SolverClient]:
             function = os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER)
             address = stack.enter_context(PrivateServer(function)).address
         cache = platformdirs.user_cache_path("megasam", appauthor=False) / "plate_hashes.json"
-        client = SolverClient(address, name="megasam solve", hash_cache=cache)
+        client = SolverClient(address, name="megasam solve", keys=keys, hash_cache=cache)
         stack.enter_context(client)
         client.connect()
         yield client
