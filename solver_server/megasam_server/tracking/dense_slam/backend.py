@@ -1,0 +1,173 @@
+"""Bundle adjustment of all frames at once, over every pair that sees much of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megasam_server.geometry.dense_bundle import BundleOptions
+from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.tracking.dense_slam.factor_graph import edges_by_proximity, motion_features
+from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
+from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
+
+
+@dataclass(frozen=True)
+class GlobalRule:
+    """How one global adjustment goes about it.
+
+    Attributes:
+        steps: how often the update operator runs.
+        optimise_focal: refine the focal length too.
+        prior_weight: how much the depth prior counts; 0 = not at all.
+    """
+
+    steps: int
+    optimise_focal: bool
+    prior_weight: float
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some source frames with all of their edges: what goes through the network at a time.
+
+    Attributes:
+        edges: [K] positions among all edges.
+        ii, jj: [K] frames.
+        sources: [U] different source frames, sorted.
+        frames: frames of the chunk, as the features are stacked.
+        local_ii, local_jj: [K] positions among ``frames``.
+    """
+
+    edges: Tensor
+    ii: Tensor
+    jj: Tensor
+    sources: Tensor
+    source_of_edge: Tensor
+    frames: list[int]
+    local_ii: Tensor
+    local_jj: Tensor
+
+
+@dataclass(frozen=True)
+class GlobalResult:
+    """What the adjustment tells beside what it leaves in the store.
+
+    Attributes:
+        edges: [E, 2] the pairs of frames.
+        static_probability: [N, h, w] of each frame, mean over its edges; 1 = static, 0 also where masked.
+    """
+
+    edges: np.ndarray
+    static_probability: Tensor
+
+
+def adjust_all(
+    store: KeyframeStore,
+    network: TrackingNetwork,
+    correlations: Correlations,
+    grid: Tensor,
+    rule: GlobalRule,
+    on_step: Callable[[int, int], None] | None = None,
+) -> GlobalResult:
+    """Adjust all frames of the store but the pose of the first.
+
+    Features and hidden states pass through the network ``global_chunk`` source frames at a time, and the correlation is
+    computed on the fly: memory grows with the number of edges by their hidden states only.
+
+    Args:
+        grid: [h, w, 2] pixel coordinates of the 1/8 grid.
+        on_step: called with (done, total) steps; may raise to stop.
+    """
+    options = store.options
+    if not store.has_prior:
+        store.normalise()
+    count = len(store)
+    edges = edges_by_proximity(
+        store,
+        0,
+        0,
+        np.empty((0, 2), int),
+        options.global_proximity,
+        options.global_edges_per_frame * count,
+    )
+    chunks = _chunks(edges, options.global_chunk, store.device)
+    ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(store.device)
+    net = store.nets(edges[:, 0].tolist())
+    target = store.reproject(ii, jj)
+    weight = torch.empty_like(target)
+    eta = torch.full_like(store.disps, options.initial_eta)
+    static = torch.zeros_like(store.disps)
+    bundle = BundleOptions(
+        iterations=options.focal_iterations if rule.optimise_focal else options.bundle_iterations,
+        lm=options.global_damping,
+        ep=options.global_damping_floor,
+        alpha=rule.prior_weight,
+        optimise_focal=rule.optimise_focal,
+    )
+    topology = EdgeTopology.build(ii, jj, 1, count, store.disps[0].numel())
+    for step in range(rule.steps):
+        for chunk in chunks:
+            at = chunk.edges
+            coords = store.reproject(chunk.ii, chunk.jj)
+            motion = motion_features(coords, target[at], grid, options.max_motion)
+            compared = correlations.on_the_fly(store.fmaps(chunk.frames))
+            corr = compared.lookup(coords, chunk.local_ii, chunk.local_jj)
+            inp = store.inps(chunk.frames)[chunk.local_ii]
+            update = network.update(net[at], inp, corr, motion.to(net.dtype), chunk.ii)
+            net[at] = update.net.to(net.dtype)
+            target[at] = coords + update.delta.float()
+            weight[at] = update.motion_weight.float() * store.keeps[chunk.ii, ..., None]
+            eta[chunk.sources] = update.eta.float()
+            if step == rule.steps - 1:
+                static[chunk.sources] = _mean_by_source(update.static_probability.float(), chunk)
+        store.bundle_adjust(
+            target,
+            weight,
+            eta + options.min_eta,
+            ii,
+            jj,
+            1,
+            count,
+            bundle,
+            use_prior=rule.prior_weight > 0,
+            topology=topology,
+        )
+        if on_step is not None:
+            on_step(step + 1, rule.steps)
+    return GlobalResult(edges, static * store.keeps)
+
+
+def _chunks(edges: np.ndarray, frames_at_once: int, device: torch.device) -> list[_Chunk]:
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    chunks = []
+    group = edges[:, 0] // frames_at_once
+    for number in np.unique(group):
+        at = np.flatnonzero(group == number)
+        sources, source_of_edge = np.unique(edges[at, 0], return_inverse=True)
+        frames, local = np.unique(edges[at], return_inverse=True)
+        local = local.reshape(-1, 2)
+        chunks.append(
+            _Chunk(
+                *(on_device(values) for values in (at, edges[at, 0], edges[at, 1], sources)),
+                on_device(source_of_edge),
+                frames.tolist(),
+                on_device(local[:, 0].copy()),
+                on_device(local[:, 1].copy()),
+            )
+        )
+    return chunks
+
+
+def _mean_by_source(values: Tensor, chunk: _Chunk) -> Tensor:
+    """Mean [U, h, w] of per-edge values [K, h, w] over the edges with the same source."""
+    total = values.new_zeros(len(chunk.sources), *values.shape[1:])
+    total.index_add_(0, chunk.source_of_edge, values)
+    edges = torch.bincount(chunk.source_of_edge, minlength=len(chunk.sources))
+    return total / edges[:, None, None]

@@ -1,0 +1,240 @@
+"""Edges between frames: predicted flow with its confidence, refined by the update operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megasam_server.geometry.dense_bundle import BundleOptions
+from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
+from megasam_server.tracking.dense_slam.network import (
+    Correlations,
+    EdgeCorrelation,
+    TrackingNetwork,
+)
+from megasam_server.tracking.dense_slam.options import ProximityRule, TrackerOptions
+from megasam_server.tracking.dense_slam.proximity import candidates, proximity_edges
+
+
+class FactorGraph:
+    """A graph that changes with every keyframe. Edges that leave may rest: they keep their flow and still count.
+
+    Attributes:
+        edges: [E, 2] integers, source and target slot of the active edges.
+        resting: [R, 2] the same of the resting edges.
+        ages: [E] how many updates each active edge has seen.
+        net, inp: [E, 128, h, w] hidden state and input of the update operator.
+        target, weight: [E, h, w, 2] where each pixel goes, pixels of the 1/8 grid, and how surely.
+    """
+
+    def __init__(
+        self,
+        store: KeyframeStore,
+        network: TrackingNetwork,
+        correlations: Correlations,
+        grid: Tensor,
+        options: TrackerOptions,
+        max_edges: int | None = None,
+    ) -> None:
+        """``grid`` [h, w, 2]: pixel coordinates of the 1/8 grid. No ``max_edges``: no limit."""
+        self.store, self.options = store, options
+        self._network, self._correlations = network, correlations
+        self._grid = grid
+        self._max_edges = max_edges
+        height, width = grid.shape[:2]
+        self.edges = np.empty((0, 2), int)
+        self.ages = np.empty(0, int)
+        self.net = torch.empty(
+            0, 128, height, width, device=grid.device, dtype=options.feature_dtype
+        )
+        self.inp = self.net
+        self.target = grid.new_empty(0, height, width, 2)
+        self.weight = self.target
+        self.resting = np.empty((0, 2), int)
+        self._resting_target = self.target
+        self._resting_weight = self.target
+        self._corr: EdgeCorrelation | None = None
+        self._eta = grid.new_empty(0, height, width)
+
+    def add(self, edges: np.ndarray, drop_oldest: bool = False) -> None:
+        """Add those of ``edges`` [K, 2] that the graph has not, active or resting.
+
+        With ``drop_oldest`` the oldest active edges go to rest when there would be too many.
+        """
+        known = np.concatenate([self.edges, self.resting])
+        edges = edges[~_contains(known, edges)]
+        if len(edges) == 0:
+            return
+        excess = len(self.edges) + len(edges) - (self._max_edges or np.inf)
+        if drop_oldest and excess > 0 and len(self.edges):
+            self.drop(self._oldest(int(excess)), rest=True)
+        sources, targets = edges.T.tolist()
+        corr = self._correlations.volume(self.store.fmaps(sources), self.store.fmaps(targets))
+        self._corr = corr if self._corr is None else self._corr.cat(corr)
+        target = self.store.reproject(*self._index(edges))
+        self.edges = np.concatenate([self.edges, edges])
+        self.ages = np.concatenate([self.ages, np.zeros(len(edges), int)])
+        self.net = torch.cat([self.net, self.store.nets(sources)])
+        self.inp = torch.cat([self.inp, self.store.inps(sources)])
+        self.target = torch.cat([self.target, target])
+        self.weight = torch.cat([self.weight, torch.zeros_like(target)])
+
+    def add_by_proximity(
+        self, first_i: int, first_j: int, rule: ProximityRule, drop_oldest: bool = False
+    ) -> None:
+        """Add edges from frames ``first_i`` on to frames ``first_j`` on, both ways; see :mod:`.proximity`."""
+        known = np.concatenate([self.edges, self.resting])
+        limit = (
+            self._max_edges if self._max_edges is not None else len(known) + len(self.store) ** 2
+        )
+        self.add(edges_by_proximity(self.store, first_i, first_j, known, rule, limit), drop_oldest)
+
+    def drop(self, mask: np.ndarray, rest: bool = False) -> None:
+        """Drop the active edges of ``mask`` [E]; with ``rest`` they keep their flow and rest."""
+        if not mask.any():
+            return
+        gone = torch.from_numpy(mask).to(self._grid.device)
+        if rest:
+            self.resting = np.concatenate([self.resting, self.edges[mask]])
+            self._resting_target = torch.cat([self._resting_target, self.target[gone]])
+            self._resting_weight = torch.cat([self._resting_weight, self.weight[gone]])
+        self.edges, self.ages = self.edges[~mask], self.ages[~mask]
+        self._corr = self._corr[~gone]
+        self.net, self.inp = self.net[~gone], self.inp[~gone]
+        self.target, self.weight = self.target[~gone], self.weight[~gone]
+
+    def drop_aged(self) -> None:
+        """Edges that have seen many updates go to rest."""
+        self.drop(self.ages > self.options.max_age, rest=True)
+
+    def remove_keyframe(self, slot: int) -> None:
+        """Take a frame and its edges out of the graph and of the store."""
+        gone = (self.resting == slot).any(axis=1)
+        if gone.any():
+            kept = torch.from_numpy(~gone).to(self._grid.device)
+            self._resting_target = self._resting_target[kept]
+            self._resting_weight = self._resting_weight[kept]
+        self.resting = self.resting[~gone]
+        self.drop((self.edges == slot).any(axis=1))
+        self.resting[self.resting > slot] -= 1
+        self.edges[self.edges > slot] -= 1
+        self._eta = torch.cat([self._eta[:slot], self._eta[slot + 1 :]])
+        self.store.remove(slot)
+
+    def update(
+        self,
+        iterations: int,
+        first_free: int | None = None,
+        end: int | None = None,
+        use_resting: bool = False,
+        motion_only: bool = False,
+    ) -> None:
+        """Update operator on all active edges, then bundle adjustment, ``iterations`` times.
+
+        Args:
+            first_free: first slot whose pose is adjusted; by default the second source frame.
+            end: one behind the last; by default the last frame that has an edge.
+            use_resting: resting edges not far behind ``first_free`` count in the bundle.
+            motion_only: adjust the poses only.
+        """
+        options = self.options
+        if first_free is None:
+            first_free = max(1, int(self.edges[:, 0].min()) + 1)
+        resting = self.resting >= first_free - options.inactive_reach
+        chosen = np.flatnonzero(resting.all(axis=1)) if use_resting else np.empty(0, int)
+        all_edges = np.concatenate([self.resting[chosen], self.edges])
+        if end is None:
+            end = int(all_edges.max()) + 1
+        bundle = BundleOptions(
+            iterations=options.bundle_iterations,
+            lm=options.damping,
+            ep=options.damping_floor,
+            alpha=options.prior_weight,
+            motion_only=motion_only,
+        )
+        ii, jj = self._index(self.edges)
+        all_ii, all_jj = self._index(all_edges)
+        chosen = torch.from_numpy(chosen).to(self._grid.device)
+        resting_target, resting_weight = self._resting_target[chosen], self._resting_weight[chosen]
+        sources = torch.from_numpy(np.unique(self.edges[:, 0])).to(self._grid.device)
+        keep = self.store.keeps[ii, ..., None]
+        pixels = self._grid.shape[0] * self._grid.shape[1]
+        topology = EdgeTopology.build(all_ii, all_jj, first_free, end, pixels)
+        self._extend_eta()
+        for _ in range(iterations):
+            coords = self.store.reproject(ii, jj)
+            motion = motion_features(coords, self.target, self._grid, options.max_motion)
+            step = self._network.update(
+                self.net, self.inp, self._corr.lookup(coords), motion.to(self.net.dtype), ii
+            )
+            self.net = step.net.to(self.net.dtype)
+            self.target = coords + step.delta.float()
+            self.weight = step.motion_weight.float() * keep
+            self._eta[sources] = step.eta.float()
+            self.store.bundle_adjust(
+                torch.cat([resting_target, self.target]),
+                torch.cat([resting_weight, self.weight]),
+                self._eta + options.min_eta,
+                all_ii,
+                all_jj,
+                first_free,
+                end,
+                bundle,
+                topology=topology,
+            )
+        self.ages += iterations
+
+    def _oldest(self, count: int) -> np.ndarray:
+        """Mask of the active edges that make room for ``count`` others."""
+        order = np.argsort(self.ages, kind="stable")
+        if self.options.reference_behaviour:
+            # The reference compares positions with indices: right only while edges are sorted by age.
+            return order >= len(self.edges) - count
+        mask = np.zeros(len(order), bool)
+        # Of the same age the first added goes first.
+        mask[np.argsort(-self.ages, kind="stable")[:count]] = True
+        return mask
+
+    def _extend_eta(self) -> None:
+        missing = len(self.store) - len(self._eta)
+        new = self._eta.new_full((missing, *self._eta.shape[1:]), self.options.initial_eta)
+        self._eta = torch.cat([self._eta, new])
+
+    def _index(self, edges: np.ndarray) -> tuple[Tensor, Tensor]:
+        ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(self._grid.device)
+        return ii, jj
+
+
+def motion_features(coords: Tensor, target: Tensor, grid: Tensor, limit: float) -> Tensor:
+    """What the update operator sees of the motion, [E, 4, h, w]: flow of the cameras, and what is left to the target.
+
+    Args:
+        coords, target: [E, h, w, 2] reprojection, and the last prediction of it.
+        grid: [h, w, 2].
+        limit: largest value, 1/8 pixels.
+    """
+    motion = torch.cat([coords - grid, target - coords], dim=-1)
+    return motion.permute(0, 3, 1, 2).clamp(-limit, limit)
+
+
+def edges_by_proximity(
+    store: KeyframeStore,
+    first_i: int,
+    first_j: int,
+    existing: np.ndarray,
+    rule: ProximityRule,
+    max_edges: int,
+) -> np.ndarray:
+    """:func:`.proximity.proximity_edges` of the frames of the store, [K, 2]; one look at the device."""
+    pairs = candidates(first_i, first_j, len(store), rule.radius)
+    index = torch.from_numpy(pairs).to(store.device)
+    distances = store.distance(index[:, 0], index[:, 1], rule.beta).cpu().numpy()
+    return proximity_edges(pairs, distances, first_i, len(store), existing, rule, max_edges)
+
+
+def _contains(edges: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which of ``wanted`` [K, 2] are among ``edges`` [E, 2]."""
+    base = 1 + max(edges.max(initial=0), wanted.max(initial=0))
+    return np.isin(wanted @ (base, 1), edges @ (base, 1))

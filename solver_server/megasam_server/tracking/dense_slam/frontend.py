@@ -1,0 +1,83 @@
+"""The window that slides over the clip: a small graph around the newest keyframes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from megasam_server.tracking.dense_slam.factor_graph import FactorGraph
+from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
+from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
+from megasam_server.tracking.dense_slam.options import TrackerOptions
+from megasam_server.tracking.dense_slam.proximity import neighbours
+
+
+class Frontend:
+    """Keeps the newest keyframes in adjustment, and removes those that add nothing.
+
+    Attributes:
+        initialised: whether there were enough keyframes to start.
+    """
+
+    def __init__(
+        self,
+        store: KeyframeStore,
+        network: TrackingNetwork,
+        correlations: Correlations,
+        grid: Tensor,
+        options: TrackerOptions,
+    ) -> None:
+        self._store, self._options = store, options
+        self._graph = FactorGraph(store, network, correlations, grid, options, options.max_edges)
+        self.initialised = False
+
+    def predicted_pose(self) -> Tensor:
+        """cam_from_world [7] to start the next keyframe from: that of the last."""
+        if not self.initialised:
+            return torch.tensor([0.0, 0, 0, 0, 0, 0, 1], device=self._store.device)
+        return self._store.poses[-1].clone()
+
+    def predicted_disparity(self) -> Tensor:
+        """Disparity [] to start the next keyframe from where it has no prior."""
+        if not self.initialised:
+            return torch.ones((), device=self._store.device)
+        return self._store.disps[-1].mean()
+
+    def keyframe_added(self, is_last: bool = False) -> None:
+        """Take the newest keyframe of the store in; with ``is_last`` start with as few as there are."""
+        if self.initialised:
+            self._take_in()
+        elif len(self._store) == self._options.warmup or (is_last and len(self._store) > 1):
+            self._initialise()
+
+    def _initialise(self) -> None:
+        options, graph = self._options, self._graph
+        graph.add(neighbours(len(self._store), options.initial_neighbours))
+        # Without a prior all disparities are the same: poses alone would fit a wall.
+        first_poses = self._store.has_prior or options.reference_behaviour
+        graph.update(options.initial_iterations, 1, use_resting=True, motion_only=first_poses)
+        graph.add_by_proximity(0, 0, options.initial_proximity)
+        graph.update(options.initial_iterations, 1, use_resting=True, motion_only=first_poses)
+        graph.update(options.initial_iterations, 1, use_resting=True)
+        graph.drop(graph.edges[:, 0] < options.warmup - 4, rest=True)
+        self.initialised = True
+
+    def _take_in(self) -> None:
+        options, store, graph = self._options, self._store, self._graph
+        graph.drop_aged()
+        count = len(store)
+        graph.add_by_proximity(
+            max(count - options.recent, 0),
+            max(count - options.window, 0),
+            options.proximity,
+            drop_oldest=True,
+        )
+        prior = store.priors[-1]
+        store.disps[-1] = torch.where(prior > 0, prior, store.disps[-1])
+        graph.update(options.iterations, use_resting=True)
+        pair = torch.tensor([count - 3, count - 2], device=store.device)
+        distance = store.distance(pair[:1], pair[1:], options.proximity.beta)
+        if float(distance) < options.keyframe_threshold:
+            graph.remove_keyframe(count - 2)
+        else:
+            graph.update(options.extra_iterations, use_resting=True)

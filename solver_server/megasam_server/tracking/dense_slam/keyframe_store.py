@@ -1,0 +1,226 @@
+"""Frames of the factor graph: poses, disparities, priors and features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from megasam_server.geometry.dense_bundle import BundleOptions, dense_bundle_adjust
+from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.geometry.projective import frame_distance, projective_transform
+from megasam_server.tracking.dense_slam.feature_bank import FeatureBank
+from megasam_server.tracking.dense_slam.options import TrackerOptions
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What bundle adjustment changes: poses [N, 7], disparities [N, h, w], intrinsics [4] of the 1/8 grid."""
+
+    poses: Tensor
+    disps: Tensor
+    intrinsics: Tensor
+
+
+class KeyframeStore:
+    """Frames in the order of time; the slot of a frame is its index here.
+
+    Nothing has a fixed size. Poses, disparities, priors and masks are small and stay on the device;
+    features lie in a :class:`FeatureBank`, by frame number.
+
+    Attributes:
+        frame_numbers: index in the clip of the frame in each slot.
+        times: time stamp of each slot. Equal to ``frame_numbers``, but with reference behaviour a removed keyframe
+            leaves its time stamp behind.
+        intrinsics: fx fy cx cy of the 1/8 grid, one camera for all frames.
+        context_left_behind: frame whose context features the reference leaves in the slot behind the last when it
+            removes a keyframe.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        intrinsics: Tensor,
+        features: FeatureBank,
+        device: torch.device,
+        options: TrackerOptions,
+    ) -> None:
+        """``height`` and ``width`` of the 1/8 grid; ``intrinsics`` [4] of that grid."""
+        self.options = options
+        self.device = device
+        self.intrinsics = intrinsics.to(device, torch.float32)
+        self.context_left_behind: int | None = None
+        self.frame_numbers: list[int] = []
+        self.times: list[int] = []
+        self.has_prior = False
+        self._features = features
+        self._context_frames: list[int | None] = []
+        self._poses = torch.zeros(0, 7, device=device)
+        self._disps = torch.zeros(0, height, width, device=device)
+        self._priors = torch.zeros(0, height, width, device=device)
+        self._keeps = torch.zeros(0, height, width, device=device)
+
+    def __len__(self) -> int:
+        return len(self.frame_numbers)
+
+    @property
+    def poses(self) -> Tensor:
+        """cam_from_world [N, 7]; a view."""
+        return self._poses[: len(self)]
+
+    @property
+    def disps(self) -> Tensor:
+        """Disparity [N, h, w]; a view."""
+        return self._disps[: len(self)]
+
+    @property
+    def priors(self) -> Tensor:
+        """Prior of the disparity [N, h, w], 0 = none; a view."""
+        return self._priors[: len(self)]
+
+    @property
+    def keeps(self) -> Tensor:
+        """How much the artist lets each pixel count [N, h, w], 0..1; a view."""
+        return self._keeps[: len(self)]
+
+    def append(
+        self,
+        frame_number: int,
+        pose: Tensor,
+        disps: Tensor,
+        prior: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> None:
+        """Add a frame behind the last.
+
+        Args:
+            pose: [7] cam_from_world.
+            disps: [h, w] or [] initial disparity.
+            prior: [h, w], 0 = none.
+            keep: [h, w] 0..1; None = all of it.
+        """
+        slot = len(self)
+        if slot == len(self._poses):
+            self._grow(max(16, 2 * slot))
+        self.frame_numbers.append(frame_number)
+        self.times.append(frame_number)
+        self._context_frames.append(frame_number)
+        self._poses[slot] = pose
+        self._disps[slot] = disps
+        self._priors[slot] = 0.0 if prior is None else prior
+        self._keeps[slot] = 1.0 if keep is None else keep
+        self.has_prior |= prior is not None
+        self.context_left_behind = None
+
+    def remove(self, slot: int) -> None:
+        """Take a frame out; the slots behind it move up."""
+        if self.options.reference_behaviour:
+            self.context_left_behind = self._context_frames[-1]
+        last = len(self) - 1
+        for tensor in (self._poses, self._disps, self._priors, self._keeps):
+            tensor[slot:last] = tensor[slot + 1 : last + 1].clone()
+        del self.frame_numbers[slot], self._context_frames[slot]
+        del self.times[-1 if self.options.reference_behaviour else slot]
+
+    def truncate(self, count: int) -> None:
+        """Forget the frames from slot ``count`` on."""
+        del self.frame_numbers[count:], self.times[count:], self._context_frames[count:]
+
+    def take_context_of(self, other: KeyframeStore) -> None:
+        """Use the context features of the slots of another store, as the reference does by mistake."""
+        frames = [*other._context_frames, other.context_left_behind]
+        frames += [None] * len(self)
+        self._context_frames = frames[: len(self)]
+
+    def fmaps(self, slots: Sequence[int]) -> Tensor:
+        """Matching features [K, 128, h, w]."""
+        return self._features.fmaps([self.frame_numbers[slot] for slot in slots])
+
+    def nets(self, slots: Sequence[int]) -> Tensor:
+        """Hidden states [K, 128, h, w] that edges from these slots start with."""
+        return self._context(self._features.nets, slots)
+
+    def inps(self, slots: Sequence[int]) -> Tensor:
+        """Inputs of the update operator [K, 128, h, w] for edges from these slots."""
+        return self._context(self._features.inps, slots)
+
+    def _context(self, stack: Callable[[list[int]], Tensor], slots: Sequence[int]) -> Tensor:
+        frames = [self._context_frames[slot] for slot in slots]
+        if None not in frames:
+            return stack(frames)
+        # Only after take_context_of: slots that never had a context.
+        known = [0 if frame is None else frame for frame in frames]
+        missing = torch.tensor([frame is None for frame in frames], device=self.device)
+        return stack(known).masked_fill(missing[:, None, None, None], 0.0)
+
+    def estimate(self) -> Estimate:
+        """A copy of what bundle adjustment changes."""
+        return Estimate(self.poses.clone(), self.disps.clone(), self.intrinsics.clone())
+
+    def restore(self, estimate: Estimate) -> None:
+        self.poses.copy_(estimate.poses)
+        self.disps.copy_(estimate.disps)
+        self.intrinsics = estimate.intrinsics.clone()
+
+    def normalise(self) -> None:
+        """Set the mean disparity to 1: without a prior the scale of the world is free."""
+        scale = self.disps.mean()
+        self.disps.div_(scale)
+        self.poses[:, :3].mul_(scale)
+
+    def reproject(self, ii: Tensor, jj: Tensor) -> Tensor:
+        """Where the pixels of frames ``ii`` [E] lie in frames ``jj``: [E, h, w, 2] in pixels of the 1/8 grid."""
+        return projective_transform(self.poses, self.disps, self.intrinsics, ii, jj)[0]
+
+    def distance(self, ii: Tensor, jj: Tensor, beta: float) -> Tensor:
+        """Mean flow between frames ``ii`` and ``jj`` both ways, [E]; 1000 where they hardly overlap."""
+        return frame_distance(self.poses, self.disps, self.intrinsics, ii, jj, beta)
+
+    def bundle_adjust(
+        self,
+        target: Tensor,
+        weight: Tensor,
+        eta: Tensor,
+        ii: Tensor,
+        jj: Tensor,
+        first_free: int,
+        end: int,
+        bundle: BundleOptions,
+        use_prior: bool = True,
+        topology: EdgeTopology | None = None,
+    ) -> None:
+        """Dense bundle adjustment of the frames ``first_free`` .. ``end - 1``, in place.
+
+        Args:
+            target, weight: [E, h, w, 2].
+            eta: [N, h, w] damping of each frame's disparity.
+            topology: of the edges, see :func:`dense_bundle_adjust`.
+        """
+        state = dense_bundle_adjust(
+            self.poses,
+            self.disps,
+            self.intrinsics,
+            self.priors if use_prior else torch.zeros_like(self.priors),
+            target,
+            weight,
+            eta,
+            ii,
+            jj,
+            first_free,
+            end,
+            replace(bundle, reference_quirks=self.options.reference_behaviour),
+            topology,
+        )
+        self.poses.copy_(state.poses)
+        self.disps.copy_(state.disps)
+        self.intrinsics = state.intrinsics
+
+    def _grow(self, capacity: int) -> None:
+        for name in ("_poses", "_disps", "_priors", "_keeps"):
+            old = getattr(self, name)
+            new = old.new_zeros(capacity, *old.shape[1:])
+            new[: len(old)] = old
+            setattr(self, name, new)

@@ -1,0 +1,68 @@
+"""What the tracker needs of a network. :class:`megasam_server.models.droid_net.DroidNet` is one; tests bring others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from megasam_server.models.correlation import CorrelationVolume, OnTheFlyCorrelation
+
+
+class Update(Protocol):
+    """Result of one call of the update operator, for E edges from U different source frames (sorted)."""
+
+    net: Tensor  # [E, 128, h, w] hidden state
+    delta: Tensor  # [E, h, w, 2] correction of the target, 1/8 pixels
+    eta: Tensor  # [U, h, w] damping of the disparity
+    motion_weight: Tensor  # [E, h, w, 2] confidence times probability of being static
+    static_probability: Tensor  # [E, h, w] 1 = static
+
+
+class TrackingNetwork(Protocol):
+    """Features, context and the update operator of DROID-SLAM with MegaSaM's motion branch."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Matching features [B, 128, h, w] of BGR images [B, 3, H, W], 0..255."""
+
+    def context(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Initial hidden state and input of the update operator, each [B, 128, h, w]."""
+
+    def update(
+        self, net: Tensor, inp: Tensor, corr: Tensor, motion: Tensor | None, ii: Tensor | None
+    ) -> Update:
+        """One step. ``motion`` and ``ii`` are None for the motion filter, which needs ``delta`` only."""
+
+
+class EdgeCorrelation(Protocol):
+    """Correlation of the features of given edges; grows and shrinks with the graph."""
+
+    def lookup(self, coords: Tensor) -> Tensor:
+        """[E, 196, h, w] around ``coords`` [E, h, w, 2]."""
+
+    def cat(self, other: EdgeCorrelation) -> EdgeCorrelation: ...
+
+    def __getitem__(self, mask: Tensor) -> EdgeCorrelation: ...
+
+
+class FrameCorrelation(Protocol):
+    """Correlation between frames, computed when it is looked up."""
+
+    def lookup(self, coords: Tensor, ii: Tensor, jj: Tensor) -> Tensor: ...
+
+
+class EdgeCorrelationKind(Protocol):
+    def __call__(self, fmaps_i: Tensor, fmaps_j: Tensor) -> EdgeCorrelation: ...
+
+
+class FrameCorrelationKind(Protocol):
+    def __call__(self, fmaps: Tensor) -> FrameCorrelation: ...
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """How features are compared: by all-pairs volumes in the frontend, on the fly in large graphs."""
+
+    volume: EdgeCorrelationKind = CorrelationVolume
+    on_the_fly: FrameCorrelationKind = OnTheFlyCorrelation

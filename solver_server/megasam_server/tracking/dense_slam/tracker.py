@@ -1,0 +1,284 @@
+"""The whole track: keyframes one after the other, then all of them, then all frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megasam_server.geometry.projective import pixel_grid
+from megasam_server.tracking.dense_slam.backend import GlobalRule, adjust_all
+from megasam_server.tracking.dense_slam.depth_prior import disparities_between
+from megasam_server.tracking.dense_slam.feature_bank import FeatureBank, FrameFeatures
+from megasam_server.tracking.dense_slam.frames import FrameSource, TrackingFrame
+from megasam_server.tracking.dense_slam.frontend import Frontend
+from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
+from megasam_server.tracking.dense_slam.motion_filter import MotionFilter
+from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
+from megasam_server.tracking.dense_slam.observability import Observability
+from megasam_server.tracking.dense_slam.options import TrackerOptions
+from megasam_server.tracking.dense_slam.pose_filling import fill_poses
+
+# Frames whose context features are computed at a time.
+_CONTEXT_BATCH = 8
+# Shares of the progress: following the clip, adjusting keyframes, filling, adjusting all frames.
+_FOLLOW, _KEYFRAMES, _FILL, _ALL = 0.45, 0.15, 0.1, 0.3
+
+OnProgress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class TrackingResult:
+    """A solved clip, on the CPU. N frames of H x W pixels, h = H/8, w = W/8.
+
+    Attributes:
+        cam_from_world: [N, 7] tx ty tz qx qy qz qw; that of the first frame is the identity.
+        disparities: [N, h, w] 1/depth, in the scale of the poses.
+        static_probability: [N, h, w]; 1 = static, 0 = moving or masked.
+        intrinsics: [4] fx fy cx cy in pixels of the tracker's images.
+        focal_refined: whether the focal length was refined.
+        prior_scale: lengths of the depth prior over lengths of the result; None without a prior.
+        keyframes: frame numbers.
+        observability: what the motion could tell; None when there was nothing to adjust.
+    """
+
+    cam_from_world: Tensor
+    disparities: Tensor
+    static_probability: Tensor
+    intrinsics: Tensor
+    focal_refined: bool
+    prior_scale: float | None
+    keyframes: list[int]
+    observability: Observability | None
+
+
+class Tracker:
+    """Tracks one clip. :meth:`run` does all of it; the steps are there to be looked at one by one.
+
+    Attributes:
+        store: the keyframes.
+        all_frames: every frame of the clip in a slot of its own; None before :meth:`place_all_frames`.
+    """
+
+    def __init__(
+        self,
+        frames: FrameSource,
+        intrinsics: Tensor,
+        network: TrackingNetwork,
+        options: TrackerOptions,
+        device: torch.device,
+        correlations: Correlations | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """
+        Args:
+            frames: at least one.
+            intrinsics: [4] fx fy cx cy in pixels of the frames' images, to start from.
+            network: on ``device``.
+            correlations: how features are compared, for networks that are no networks.
+            on_progress: called with a share 0..1 and a few words; may raise to stop.
+        """
+        self._frames, self._network = frames, network
+        self._options, self._device = options, device
+        self._correlations = correlations or Correlations()
+        self._report = on_progress or (lambda share, words: None)
+        self._height, self._width = (side // 8 for side in frames[0].image.shape[1:])
+        self._grid = pixel_grid(self._height, self._width, torch.float32, device)
+        self._intrinsics = intrinsics.to(device, torch.float32) / 8
+        self._bank = FeatureBank(device, options.feature_dtype, options.max_keyframes)
+        self._filter = MotionFilter(network, self._correlations, self._grid)
+        self._observability: Observability | None = None
+        self._focal_refined = False
+        self._final_rule: GlobalRule | None = None
+        self._static: Tensor | None = None
+        self.all_frames: KeyframeStore | None = None
+        self._begin()
+
+    @torch.inference_mode()
+    def run(self) -> TrackingResult:
+        """Track the clip."""
+        for number in range(len(self._frames)):
+            self.follow(number)
+            self._report(_FOLLOW * (number + 1) / len(self._frames), "following the camera")
+        self.finish_following()
+        if len(self.store) > 1:
+            self.adjust_keyframes()
+        self.place_all_frames()
+        if len(self.all_frames) > 1:
+            self.adjust_all_frames()
+        return self.result()
+
+    @torch.inference_mode()
+    def follow(self, number: int) -> None:
+        """Look at the next frame; a keyframe if it moved."""
+        frame = self._frames[number]
+        fmap = self._network.features(self._images([frame]))[0].to(self._options.feature_dtype)
+        moved = number == 0 or self._filter.motion(fmap) > self._options.filter_threshold
+        self._bank.put(number, FrameFeatures(fmap), soon=moved)
+        if moved:
+            self._add_keyframe(number, frame)
+            self._frontend.keyframe_added()
+
+    @torch.inference_mode()
+    def finish_following(self) -> None:
+        """The last frame is a keyframe too; a clip that hardly moves starts here."""
+        last = len(self._frames) - 1
+        if self._options.reference_behaviour or last not in self.store.frame_numbers:
+            self._add_keyframe(last, self._frames[last])
+            self._frontend.keyframe_added(is_last=self._options.reference_behaviour)
+        if not self._frontend.initialised and not self._options.reference_behaviour:
+            self._spread_keyframes()
+
+    @torch.inference_mode()
+    def adjust_keyframes(self) -> None:
+        """Find out what can be observed, then adjust all keyframes, and the focal length, accordingly."""
+        options = self._options
+        before = self.store.estimate()
+        trial = GlobalRule(options.observability_steps, False, options.global_prior_weight)
+        edges = self._adjust(self.store, trial, None).edges
+        self._observability = Observability.of(self.store, edges)
+        self.store.restore(before)
+        self._focal_refined = options.optimise_focal and self._observability.focal_is_observable(
+            options
+        )
+        prior_weight = self._observability.prior_weight(options)
+        self._final_rule = GlobalRule(options.all_frames_steps, False, prior_weight)
+        rule = GlobalRule(options.keyframe_steps, self._focal_refined, prior_weight)
+        self._adjust(self.store, rule, (_FOLLOW, _KEYFRAMES, "adjusting the keyframes"))
+
+    @torch.inference_mode()
+    def place_all_frames(self) -> None:
+        """Poses and first disparities of all frames, from the keyframes."""
+        numbers = list(range(len(self._frames)))
+        between = numbers
+        poses = torch.empty(len(numbers), 7, device=self._device)
+        if not self._options.reference_behaviour:
+            keyframes = self.store.frame_numbers
+            poses[keyframes] = self.store.poses
+            between = sorted(set(numbers) - set(keyframes))
+            self._add_contexts(between)
+
+        def on_frames(done: int, total: int) -> None:
+            self._report(_FOLLOW + _KEYFRAMES + _FILL * done / total, "placing all frames")
+
+        poses[between] = fill_poses(
+            self.store, between, self._network, self._correlations, self._grid, on_frames
+        )
+        self.all_frames = self._place(poses)
+
+    @torch.inference_mode()
+    def adjust_all_frames(self) -> None:
+        """Adjust the poses and disparities of all frames."""
+        start = _FOLLOW + _KEYFRAMES + _FILL
+        shares = (start, _ALL, "adjusting all frames")
+        self._static = self._adjust(self.all_frames, self._final_rule, shares).static_probability
+
+    def result(self) -> TrackingResult:
+        """What has been found."""
+        store = self.all_frames
+        known = store.priors > 0
+        scale = None
+        if store.has_prior and bool(known.any()):
+            scale = float((store.disps[known] / store.priors[known]).median())
+        static = self._static if self._static is not None else store.keeps
+        return TrackingResult(
+            store.poses.cpu().clone(),
+            store.disps.cpu().clone(),
+            static.cpu().clone(),
+            8 * store.intrinsics.cpu(),
+            self._focal_refined,
+            scale,
+            list(self.store.frame_numbers),
+            self._observability,
+        )
+
+    def _begin(self) -> None:
+        self.store = self._new_store(self._intrinsics)
+        self._frontend = Frontend(
+            self.store, self._network, self._correlations, self._grid, self._options
+        )
+
+    def _new_store(self, intrinsics: Tensor) -> KeyframeStore:
+        return KeyframeStore(
+            self._height, self._width, intrinsics, self._bank, self._device, self._options
+        )
+
+    def _images(self, frames: Sequence[TrackingFrame]) -> Tensor:
+        return torch.stack([frame.image for frame in frames]).to(self._device)
+
+    def _add_keyframe(self, number: int, frame: TrackingFrame) -> None:
+        features = self._with_context(number, frame)
+        self._filter.reference = features
+        if self._options.reference_behaviour and number == 0:
+            # The reference stores one channel of the first keyframe, spread over all.
+            features = FrameFeatures(
+                features.fmap,
+                features.net[:1].expand_as(features.net),
+                features.inp[:1].expand_as(features.inp),
+            )
+        self._bank.put(number, features)
+        predicted = self._frontend.predicted_disparity()
+        prior, disps = self._prior(frame), predicted
+        if prior is not None:
+            disps = torch.where(prior > 0, prior, self._options.far_disparity)
+        self.store.append(number, self._frontend.predicted_pose(), disps, prior, self._keep(frame))
+
+    def _with_context(self, number: int, frame: TrackingFrame) -> FrameFeatures:
+        net, inp = self._network.context(self._images([frame]))
+        dtype = self._options.feature_dtype
+        return FrameFeatures(self._bank.get(number).fmap, net[0].to(dtype), inp[0].to(dtype))
+
+    def _add_contexts(self, numbers: list[int]) -> None:
+        for start in range(0, len(numbers), _CONTEXT_BATCH):
+            batch = numbers[start : start + _CONTEXT_BATCH]
+            nets, inps = self._network.context(self._images([self._frames[k] for k in batch]))
+            for number, net, inp in zip(batch, nets, inps, strict=True):
+                fmap = self._bank.get(number).fmap
+                self._bank.put(number, FrameFeatures(fmap, net, inp), soon=False)
+
+    def _spread_keyframes(self) -> None:
+        """Start over with keyframes at even distances, next to those that the motion filter found."""
+        last = len(self._frames) - 1
+        even = np.linspace(0, last, min(self._options.warmup, last + 1)).round().astype(int)
+        numbers = sorted({*even.tolist(), *self.store.frame_numbers})
+        self._begin()
+        for number in numbers:
+            self._add_keyframe(number, self._frames[number])
+        self._frontend.keyframe_added(is_last=True)
+
+    def _adjust(self, store: KeyframeStore, rule: GlobalRule, shares: tuple | None):
+        def on_step(done: int, total: int) -> None:
+            if shares is not None:
+                start, share, words = shares
+                self._report(start + share * done / total, words)
+
+        return adjust_all(store, self._network, self._correlations, self._grid, rule, on_step)
+
+    def _place(self, poses: Tensor) -> KeyframeStore:
+        """A store with a slot for each frame, at the given poses [N, 7]."""
+        store = self._new_store(self.store.intrinsics)
+        for number, pose in enumerate(poses):
+            frame = self._frames[number]
+            prior = self._prior(frame)
+            disps = torch.ones((), device=self._device)
+            if prior is not None:
+                disps = torch.where(prior > 0, prior, self._options.far_disparity)
+            store.append(number, pose, disps, prior, self._keep(frame))
+        if self._options.reference_behaviour:
+            store.take_context_of(self.store)
+        else:
+            numbers = list(range(len(store)))
+            store.disps.copy_(
+                disparities_between(self.store, numbers, store.priors, store.has_prior)
+            )
+            store.disps[self.store.frame_numbers] = self.store.disps
+        return store
+
+    def _prior(self, frame: TrackingFrame) -> Tensor | None:
+        return None if frame.prior is None else frame.prior.to(self._device, torch.float32)
+
+    def _keep(self, frame: TrackingFrame) -> Tensor | None:
+        return None if frame.keep is None else frame.keep.to(self._device, torch.float32)
