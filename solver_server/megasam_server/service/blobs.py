@@ -7,22 +7,31 @@ is renamed. A cut leaves the part, and the next upload goes on at its end.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import FileContent, Wanted
 
+from megasam_server.service.spare_room import disk_full, is_full
+
 _OPEN_PARTS = 64
 _REMEMBERED_OFFERS = 200_000
 _SPARE_BYTES = 16 << 20
+_PART = ".part"
+
+
+class Account(Protocol):
+    """Who pays for what lies in a store."""
+
+    def admit(self, files: Iterable[FileContent]) -> None:
+        """Note that the files are used now; raises MegasamError when they are too much."""
 
 
 class BlobStore:
@@ -30,10 +39,12 @@ class BlobStore:
 
     Args:
         folder: made when it is not there.
+        account: asked before files come; None for a store without bounds.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, account: Account | None = None) -> None:
         self._folder = folder
+        self._account = account
         folder.mkdir(parents=True, exist_ok=True)
         self._offered: OrderedDict[str, int] = OrderedDict()
         self._parts: OrderedDict[str, _Part] = OrderedDict()
@@ -41,7 +52,7 @@ class BlobStore:
 
     def path_of(self, content: FileContent) -> Path | None:
         """Where the whole file lies; None when it is not there."""
-        path = self._folder / content.sha256[:2] / content.sha256
+        path = self._whole_path(content.sha256)
         try:
             return path if path.stat().st_size == content.size else None
         except FileNotFoundError:
@@ -51,8 +62,11 @@ class BlobStore:
         """The files that are not there, each with the offset to go on from.
 
         Raises:
-            MegasamError: ``server_disk_full`` when they would not fit.
+            MegasamError: ``server_disk_full`` when they would not fit, or what the account says.
         """
+        files = list(files)
+        if self._account is not None:
+            self._account.admit(files)
         wanted, bytes_to_come = [], 0
         for content in files:
             if self.path_of(content) is not None:
@@ -84,27 +98,25 @@ class BlobStore:
         """
         with self._lock:
             size = self._offered.get(sha256)
-            if size is None:
-                raise MegasamError(
-                    "upload_not_offered", "Bytes came for a file that was not offered before."
-                )
-            if self.path_of(FileContent(sha256, size)) is not None:
-                return size
-            try:
-                part = self._open_part(sha256)
+        if size is None:
+            raise MegasamError(
+                "upload_not_offered", "Bytes came for a file that was not offered before."
+            )
+        if self.path_of(FileContent(sha256, size)) is not None:
+            return size
+        try:
+            with self._part(sha256) as part:
                 new = data[max(0, part.received - offset) :] if offset <= part.received else b""
                 if part.received + len(new) > size:
-                    raise self._drop(sha256, _corrupt("it is longer than was announced"))
+                    raise self._drop(part, _corrupt("it is longer than was announced"))
                 part.append(new)
                 if part.received == size:
                     self._finish(sha256, part)
-                    return size
                 return part.received
-            except OSError as error:
-                self._drop(sha256, None)
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise disk_full("the upload was stopped") from None
-                raise
+        except OSError as error:
+            if is_full(error):
+                raise disk_full("the upload was stopped") from None
+            raise
 
     def place(self, content: FileContent, target: Path) -> None:
         """Make the stored file appear at ``target`` (hard link where the disk can, else a copy).
@@ -125,9 +137,42 @@ class BlobStore:
             try:
                 shutil.copyfile(source, target)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
+                if is_full(error):
                     raise disk_full("the plate could not be copied") from None
                 raise
+
+    def files(self) -> Iterator[tuple[str, int, bool]]:
+        """Hash, bytes so far, and whether it is whole, of every file that is there."""
+        for path in self._folder.iterdir():
+            if path.name.endswith(_PART):
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.name.removesuffix(_PART), path.stat().st_size, False
+            elif path.is_dir():
+                for whole in path.iterdir():
+                    with contextlib.suppress(FileNotFoundError):
+                        yield whole.name, whole.stat().st_size, True
+
+    def in_use(self, sha256: str) -> bool:
+        """A job's folder has a link to the file."""
+        try:
+            return self._whole_path(sha256).stat().st_nlink > 1
+        except FileNotFoundError:
+            return False
+
+    def remove(self, sha256: str) -> int:
+        """Remove a file, whole or not; returns the bytes that this freed."""
+        freed = 0
+        for path in (self._whole_path(sha256), self._part_path(sha256)):
+            with contextlib.suppress(FileNotFoundError):
+                freed += path.stat().st_size
+        with self._lock:
+            part = self._parts.get(sha256)
+        if part is not None:
+            with part.lock:
+                self._drop(part, None)
+        self._whole_path(sha256).unlink(missing_ok=True)
+        self._part_path(sha256).unlink(missing_ok=True)
+        return freed
 
     def close(self) -> None:
         """Close open parts; they stay resumable."""
@@ -135,79 +180,106 @@ class BlobStore:
             while self._parts:
                 self._parts.popitem()[1].close()
 
+    def _whole_path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / sha256
+
     def _part_path(self, sha256: str) -> Path:
-        return self._folder / f"{sha256}.part"
+        return self._folder / f"{sha256}{_PART}"
 
     def _resumable_bytes(self, content: FileContent) -> int:
-        path = self._part_path(content.sha256)
-        with self._lock:
-            part = self._parts.get(content.sha256)
-            if part is not None:
-                return part.received
-        if not path.exists():
+        if not self._part_path(content.sha256).exists():
             return 0
-        # Hash what is there now, outside of the thread that takes chunks.
-        opened = _Part(path)
-        with self._lock:
-            if content.sha256 in self._parts:
-                opened.close()
-            elif opened.received >= content.size:
-                opened.close()
-                path.unlink()
+        with self._part(content.sha256) as part:
+            if part.received >= content.size:
+                self._drop(part, None)
                 return 0
-            else:
-                self._remember_part(content.sha256, opened)
-            return self._parts[content.sha256].received
+            return part.received
 
-    def _open_part(self, sha256: str) -> _Part:
-        part = self._parts.get(sha256)
-        if part is None:
-            part = _Part(self._part_path(sha256))
-            self._remember_part(sha256, part)
-        self._parts.move_to_end(sha256)
-        return part
+    @contextlib.contextmanager
+    def _part(self, sha256: str) -> Iterator[_Part]:
+        """The part of a file, made or opened again if need be, for one thread at a time.
 
-    def _remember_part(self, sha256: str, part: _Part) -> None:
-        self._parts[sha256] = part
-        while len(self._parts) > _OPEN_PARTS:
-            self._parts.popitem(last=False)[1].close()
+        Hashing what an earlier server left of it holds up nobody but those who want this file.
+        """
+        while True:
+            pushed_out = None
+            with self._lock:
+                part = self._parts.get(sha256)
+                if part is None:
+                    part = self._parts[sha256] = _Part(self._part_path(sha256))
+                    if len(self._parts) > _OPEN_PARTS:
+                        _, pushed_out = self._parts.popitem(last=False)
+                self._parts.move_to_end(sha256)
+            # Never while holding the other lock: threads that hold a part's take that one.
+            if pushed_out is not None:
+                with pushed_out.lock:
+                    pushed_out.close()
+            with part.lock:
+                if part.closed:  # pushed out or finished just now
+                    continue
+                try:
+                    part.open()
+                    yield part
+                except OSError:
+                    self._drop(part, None)
+                    raise
+                return
 
     def _finish(self, sha256: str, part: _Part) -> None:
         if part.hash.hexdigest() != sha256:
-            raise self._drop(sha256, _corrupt("its content is not what was announced"))
-        del self._parts[sha256]
-        part.close()
-        target = self._folder / sha256[:2] / sha256
+            raise self._drop(part, _corrupt("its content is not what was announced"))
+        target = self._whole_path(sha256)
         target.parent.mkdir(exist_ok=True)
+        part.close()
         # A job gets the file as a hard link: nobody may write into it.
         if os.name == "posix":  # elsewhere a read-only file cannot be deleted either
             part.path.chmod(0o444)
         part.path.replace(target)
+        self._forget(part)
 
-    def _drop(self, sha256: str, error: MegasamError | None) -> MegasamError | None:
-        part = self._parts.pop(sha256, None)
-        if part is not None:
-            part.close()
+    def _drop(self, part: _Part, error: MegasamError | None) -> MegasamError | None:
+        part.close()
         with contextlib.suppress(OSError):
-            self._part_path(sha256).unlink(missing_ok=True)
+            part.path.unlink(missing_ok=True)
+        self._forget(part)
         return error
+
+    def _forget(self, part: _Part) -> None:
+        with self._lock:
+            if self._parts.get(part.sha256) is part:
+                del self._parts[part.sha256]
 
 
 class _Part:
-    """A file that is not whole yet, with the hash of what is there."""
+    """A file that is not whole yet, with the hash of what is there.
+
+    Attributes:
+        lock: to be held by who uses it.
+        closed: it will not be used again; a later chunk needs a new one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.sha256 = path.name.removesuffix(_PART)
+        self.lock = threading.RLock()
+        self.closed = False
         self.hash = hashlib.sha256()
         self.received = 0
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Open the file and hash what is there; does nothing the second time."""
+        if self._file is not None:
+            return
         # Unbuffered: what was acknowledged has left this process.
-        self._file: BinaryIO = path.open("a+b", buffering=0)
+        self._file = self.path.open("a+b", buffering=0)
         self._file.seek(0)
         while data := self._file.read(1 << 20):
             self.hash.update(data)
             self.received += len(data)
 
     def append(self, data: bytes) -> None:
+        assert self._file is not None
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
@@ -215,16 +287,9 @@ class _Part:
         self.received += len(data)
 
     def close(self) -> None:
-        self._file.close()
-
-
-def disk_full(what: str) -> MegasamError:
-    """The error for a server without room."""
-    return MegasamError(
-        "server_disk_full",
-        f"The disk of the solver server is full: {what}.",
-        "Free space in its state folder, then submit again.",
-    )
+        self.closed = True
+        if self._file is not None:
+            self._file.close()
 
 
 def _corrupt(why: str) -> MegasamError:

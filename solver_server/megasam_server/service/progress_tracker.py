@@ -55,8 +55,11 @@ class ProgressTracker:
 
     def is_due(self, now: float) -> bool:
         """Something new to say, or a sign of life to give."""
-        since = now - self._sent
-        return since >= (_LEAST_INTERVAL if self._changed else _REPEAT_AFTER)
+        return self.due_in(now) <= 0
+
+    def due_in(self, now: float) -> float:
+        """Seconds until :meth:`is_due`, if nothing more happens; not above 0 when it is already."""
+        return self._sent + (_LEAST_INTERVAL if self._changed else _REPEAT_AFTER) - now
 
     def message(self, now: float) -> Progress:
         """The message for clients; counts as sent."""

@@ -1,7 +1,7 @@
-"""Takes jobs from the queue, one after the other, and lets a worker process solve each.
+"""Takes jobs from the queue, lets the executor solve them, and sees each to its end.
 
-Runs in the server's thread; a worker's own threads reach it through ``call_soon``. Every job gets
-a fresh process, started ahead, so nothing of one job (memory, GPU, globals) reaches the next.
+Runs in the server's thread. A job ends once: with a result, an error, a timeout or somebody's
+cancel. Only the death of its worker, which is nobody's intention, is tried again, and only once.
 """
 
 from __future__ import annotations
@@ -9,34 +9,45 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_RESULT_BYTES, Artefact, ErrorInfo, JobChanged, Result
 from megasam_shared.wire import decode, encode
 
-from megasam_server.service.blobs import disk_full
-from megasam_server.service.jobs import JobRecord, JobStore
+from megasam_server.service.executor import Executor, Task
+from megasam_server.service.jobs import MOST_ATTEMPTS, JobRecord, JobStore
 from megasam_server.service.progress_tracker import ProgressTracker
-from megasam_server.service.worker_process import WorkerProcess, describe_exit
+from megasam_server.service.spare_room import disk_full
 
 _log = logging.getLogger(__name__)
 
-_MOST_FAILED_STARTS = 3
-_RESTART_AFTER = (0.0, 0.5, 2.0, 10.0)
+_WRITE_AGAIN_AFTER = 1.0
 
 Publish = Callable[[str, Any], None]
 """Called with (job id, message) for the clients that watch the job."""
 
 
+@dataclass
+class _Run:
+    """A job that a worker has."""
+
+    record: JobRecord
+    tracker: ProgressTracker
+    started: float
+
+
 class JobRunner:
-    """The one worker slot of a server.
+    """The jobs that run.
 
     Args:
         jobs: the queue.
-        job_function: ``module:function`` that workers run.
-        call_soon: runs a function in the server's thread; may be called from any thread.
+        executor: where they run.
+        cache: folder for stage outputs that other attempts and jobs may use again.
+        timeout: seconds that one attempt may take; None for ever.
         in_background: runs a function in some thread, for work that takes long.
         publish: tells the clients that watch a job.
         clock: monotonic seconds.
@@ -45,73 +56,54 @@ class JobRunner:
     def __init__(
         self,
         jobs: JobStore,
-        job_function: str,
-        call_soon: Callable[[Callable[[], None]], None],
+        executor: Executor,
+        cache: Path,
+        timeout: float | None,
         in_background: Callable[[Callable[[], None]], Any],
         publish: Publish,
         clock: Callable[[], float],
     ) -> None:
         self._jobs = jobs
-        self._job_function = job_function
-        self._call_soon = call_soon
+        self._executor = executor
+        self._cache = cache
+        self._timeout = timeout
         self._in_background = in_background
         self._publish = publish
         self._clock = clock
-        self._worker: WorkerProcess | None = None
-        self._ready = False
-        self._failed_starts = 0
-        self._restart_at: float | None = None
-        self._current: JobRecord | None = None
-        self._tracker: ProgressTracker | None = None
-        # Killed workers that are not gone yet, with what to do when they are.
-        self._dying: dict[WorkerProcess, Callable[[], None]] = {}
+        self._runs: dict[str, _Run] = {}
+        # Attempts that were stopped and are not gone yet, with what to do when they are.
+        self._ending: dict[str, Callable[[], None]] = {}
+        # Ends of jobs that a full disk did not take.
+        self._unwritten: dict[str, Result] = {}
+        self._write_again_at = 0.0
         self._closing = False
 
+    @property
+    def running(self) -> list[str]:
+        """The jobs that workers have."""
+        return list(self._runs)
+
     def open(self) -> None:
-        """Look after the jobs of a server that died, and start the first worker."""
+        """Look after the jobs of a server that died, and start the first workers."""
         for record in self._jobs.recover():
-            self._end(
+            self._fail(
                 record,
                 MegasamError(
                     "server_died",
-                    f"The solver server went down {record.attempts} times while it ran this job.",
+                    f"The solver server went down, or lost its worker, {record.attempts} times"
+                    " while it ran this job.",
                     "Look at the server's log and memory, then submit the job again.",
                 ),
             )
-        self._start_worker()
+        self._executor.open(self)
 
     def wake(self) -> None:
-        """Start the next job if there is one and a worker is free."""
-        # The next solve may need the memory that a killed one still holds.
-        if self._current is not None or not self._ready or self._dying or self._closing:
-            return
-        record = self._jobs.next_queued()
-        if record is None:
-            return
-        folder = self._jobs.folder_of(record.id)
-        try:
-            folder.make_ready()
-        except OSError as error:
-            reason = f"The server cannot write to its state folder: {error.strerror}."
-            self._end(record, MegasamError("server_disk_full", reason, "Free space there."))
-            self._call_soon(self.wake)
-            return
-        assert self._worker is not None
-        self._jobs.start(record.id)
-        self._current = record
-        self._tracker = ProgressTracker(record.id, self._clock())
-        _log.info("job %s starts in process %d", record.id, self._worker.pid)
-        self._worker.start_job(
-            {
-                "plate": record.plate,
-                "masks": record.masks,
-                "settings": record.settings,
-                "work_dir": str(folder.work),
-                "results_dir": str(folder.results),
-                "log": str(folder.log),
-            }
-        )
-        self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
+        """Start the jobs whose turn it is, as long as there is room."""
+        while not self._closing and self._executor.has_room():
+            record = self._jobs.next_queued()
+            if record is None:
+                return
+            self._start(record)
 
     def cancel(self, job: str) -> None:
         """Stop a job, queued or running; one that is over stays as it is.
@@ -120,108 +112,87 @@ class JobRunner:
             MegasamError: ``job_unknown``.
         """
         record = self._jobs.get(job)
-        if record.finished is not None:
-            return
-        self._finish(record, Result(0, job, "cancelled", {}, []))
+        if record.finished is None:
+            self._finish(record, Result(0, job, "cancelled", {}, []))
 
     def tick(self) -> None:
-        """Send the progress that is due and start a worker that is due."""
+        """Send the progress that is due, end jobs that take too long."""
         now = self._clock()
-        if self._tracker is not None and self._tracker.is_due(now):
-            message = self._tracker.message(now)
-            self._publish(message.job, message)
-        if self._restart_at is not None and now >= self._restart_at and not self._closing:
-            self._start_worker()
+        for run in list(self._runs.values()):
+            if run.tracker.is_due(now):
+                self._publish(run.record.id, run.tracker.message(now))
+            if self._timeout is not None and now - run.started > self._timeout:
+                self._fail(run.record, _timed_out(self._timeout))
+        if self._unwritten and now >= self._write_again_at:
+            self._write_again_at = now + _WRITE_AGAIN_AFTER
+            for result in list(self._unwritten.values()):
+                self._write_end(result)
+        self._executor.tick(now)
+
+    def seconds_to_next_report(self) -> float:
+        """When :meth:`tick` will have something to send, if no worker says anything."""
+        now = self._clock()
+        return min((run.tracker.due_in(now) for run in self._runs.values()), default=1.0)
 
     def close(self) -> None:
-        """Kill the worker and put its job back into the queue for the next server."""
+        """End the workers and put their jobs back into the queue for the next server."""
         self._closing = True
-        if self._current is not None:
-            self._jobs.put_back(self._current.id)
-            self._current = self._tracker = None
-        workers = [*self._dying, *([self._worker] if self._worker else [])]
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.join(timeout=5)
+        for job in self._runs:
+            try:
+                self._jobs.put_back(job)
+            except MegasamError as error:
+                _log.error("job %s could not be put back: %s", job, error)
+        self._runs.clear()
+        self._executor.close()
 
-    # --- worker
+    # --- what the executor tells
 
-    def _start_worker(self) -> None:
-        self._restart_at = None
-        self._ready = False
-        try:
-            self._worker = WorkerProcess(
-                self._job_function,
-                lambda w, m: self._call_soon(lambda: self._on_message(w, m)),
-                lambda w, c: self._call_soon(lambda: self._on_exit(w, c)),
-            )
-        except OSError as error:
-            _log.error("no worker process could be started: %s", error)
-            self._worker = None
-            self._worker_did_not_start(str(error))
+    def on_room(self) -> None:
+        self.wake()
 
-    def _on_message(self, worker: WorkerProcess, content: Any) -> None:
-        if worker is not self._worker or not isinstance(content, dict):
+    def on_report(self, job: str, report: dict) -> None:
+        run = self._runs.get(job)
+        if run is None:
             return
-        kind = content.get("kind")
-        if kind == "ready":
-            self._ready = True
-            self._failed_starts = 0
-            self.wake()
-            return
-        if self._current is None or self._tracker is None:
-            return
+        kind = report.get("kind")
         if kind == "progress":
-            self._tracker.update(
-                content["stage"], content["done"], content["total"], content["note"][:500]
-            )
+            note = report["note"][:500]
+            run.tracker.update(report["stage"], report["done"], report["total"], note)
         elif kind == "skip":
-            self._tracker.skip(content["stage"])
+            run.tracker.skip(report["stage"])
         elif kind == "preview":
-            self._tracker.preview(content["frame"], content["jpeg"])
+            run.tracker.preview(report["frame"], report["jpeg"])
         elif kind == "done":
-            artefacts = [Artefact(*entry) for entry in content["artefacts"]]
-            self._finish_done(self._current, content["result"], artefacts)
+            artefacts = [Artefact(*entry) for entry in report["artefacts"]]
+            self._finish_done(run.record, report["result"], artefacts)
         elif kind == "failed":
-            self._end(self._current, MegasamError.from_map(content))
+            self._fail(run.record, MegasamError.from_map(report))
 
-    def _on_exit(self, worker: WorkerProcess, code: int) -> None:
-        if self._closing:
+    def on_gone(self, job: str, how: str) -> None:
+        then = self._ending.pop(job, None)
+        if then is not None:
+            self._in_background(then)
             return
-        if worker in self._dying:
-            self._in_background(self._dying.pop(worker))
-            self.wake()
+        run = self._runs.get(job)
+        if run is None:
             return
-        if worker is not self._worker:
+        record = self._jobs.get(job)
+        if record.attempts < MOST_ATTEMPTS:
+            self._retry(record, how)
             return
-        self._worker = None
-        was_ready, self._ready = self._ready, False
-        _log.warning("worker process %d %s", worker.pid, describe_exit(code))
-        if self._current is not None:
-            folder = self._jobs.folder_of(self._current.id)
-            self._end(
-                self._current,
-                MegasamError(
-                    "worker_died",
-                    f"The process that solved this job {describe_exit(code)}.",
-                    "Try a lower preset or a shorter frame range; details are on the server in"
-                    f" {folder.log}.",
-                ),
-            )
-        if was_ready:
-            self._start_worker()
-        else:
-            self._worker_did_not_start(describe_exit(code))
+        log = self._jobs.folder_of(job).log
+        self._fail(
+            record,
+            MegasamError(
+                "worker_died",
+                f"The process that solved this job {how}, and so it went the first time.",
+                f"Try a lower preset or a shorter frame range; details are on the server in {log}.",
+            ),
+        )
 
-    def _worker_did_not_start(self, why: str) -> None:
-        self._failed_starts += 1
-        pause = _RESTART_AFTER[min(self._failed_starts, len(_RESTART_AFTER) - 1)]
-        self._restart_at = self._clock() + pause
-        if self._failed_starts < _MOST_FAILED_STARTS:
-            return
+    def on_unable(self, why: str) -> None:
         while (record := self._jobs.next_queued()) is not None:
-            self._end(
+            self._fail(
                 record,
                 MegasamError(
                     "worker_cannot_start",
@@ -230,7 +201,46 @@ class JobRunner:
                 ),
             )
 
-    # --- ends of jobs
+    # --- starts and ends
+
+    def _start(self, record: JobRecord) -> None:
+        folder = self._jobs.folder_of(record.id)
+        try:
+            folder.make_ready()
+            self._jobs.start(record.id)
+        except OSError as error:
+            reason = f"The server cannot write to its state folder: {error.strerror}."
+            self._fail(record, MegasamError("server_disk_full", reason, "Free space there."))
+            return
+        except MegasamError as error:
+            self._fail(record, error)
+            return
+        now = self._clock()
+        self._runs[record.id] = _Run(record, ProgressTracker(record.id, now), now)
+        where = self._executor.start(
+            Task(
+                job=record.id,
+                plate=Path(record.plate),
+                masks=None if record.masks is None else Path(record.masks),
+                settings=record.settings,
+                work_dir=folder.work,
+                results_dir=folder.results,
+                cache_dir=self._cache,
+                log=folder.log,
+            )
+        )
+        _log.info("job %s starts on %s", record.id, where)
+        self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
+
+    def _retry(self, record: JobRecord, how: str) -> None:
+        _log.warning("job %s is tried again: its worker %s", record.id, how)
+        del self._runs[record.id]
+        try:
+            self._jobs.retry(record.id)
+        except MegasamError as error:
+            self._fail(record, error)
+            return
+        self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
 
     def _finish_done(self, record: JobRecord, result: Any, artefacts: list[Artefact]) -> None:
         try:
@@ -245,7 +255,7 @@ class JobRunner:
             decode(encode(message))
         except (MegasamError, TypeError, AttributeError, ValueError) as error:
             _log.exception("job %s returned a result that cannot be sent", record.id)
-            self._end(
+            self._fail(
                 record,
                 MegasamError(
                     "internal_error",
@@ -256,34 +266,44 @@ class JobRunner:
             return
         self._finish(record, message)
 
-    def _end(self, record: JobRecord, error: MegasamError) -> None:
+    def _fail(self, record: JobRecord, error: MegasamError) -> None:
         _log.warning("job %s failed: %s: %s", record.id, error.code, error)
         self._finish(record, Result(0, record.id, "failed", {}, [], ErrorInfo.of(error)))
 
     def _finish(self, record: JobRecord, result: Result) -> None:
-        try:
-            self._jobs.finish(result)
-        except (OSError, sqlite3.Error) as error:
-            _log.error("the end of job %s could not be written: %s", record.id, error)
-            full = disk_full("the end of the job could not be written")
-            result = Result(0, record.id, "failed", {}, [], ErrorInfo.of(full))
+        result = self._write_end(result)
         _log.info("job %s is %s", record.id, result.state)
         clean = partial(self._jobs.folder_of(record.id).clean, result.state == "done")
-        if self._current is not None and self._current.id == record.id:
-            if self._tracker is not None and result.state == "done":
-                self._publish(record.id, self._tracker.message(self._clock()))
-            self._current = self._tracker = None
-            self._retire_worker(clean)
-        else:
+        run = self._runs.pop(record.id, None)
+        if run is None:
             self._in_background(clean)
+        else:
+            if result.state == "done":
+                self._publish(record.id, run.tracker.message(self._clock()))
+            self._ending[record.id] = clean
+            self._executor.stop(record.id)
         self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
         self._publish(record.id, result)
 
-    def _retire_worker(self, clean: Callable[[], None]) -> None:
-        """Replace the worker; ``clean`` runs when it is gone."""
-        if self._worker is None:
-            self._in_background(clean)
-            return
-        self._dying[self._worker] = clean
-        self._worker.kill()
-        self._start_worker()
+    def _write_end(self, result: Result) -> Result:
+        """Record the end of a job, or that there was no room to; returns what was recorded.
+
+        As long as not even that can be written, it is tried again.
+        """
+        self._unwritten.pop(result.job, None)
+        try:
+            self._jobs.finish(result)
+            return result
+        except (MegasamError, OSError, sqlite3.Error) as error:
+            _log.error("the end of job %s could not be written: %s", result.job, error)
+        failed = Result(0, result.job, "failed", {}, [], ErrorInfo.of(disk_full("no room")))
+        self._unwritten[result.job] = failed
+        return failed
+
+
+def _timed_out(seconds: float) -> MegasamError:
+    return MegasamError(
+        "job_timeout",
+        f"The solve was ended after {seconds:g} s, the longest that this server lets a job run.",
+        "Solve fewer frames or with a lower preset, or ask for a longer job timeout on the server.",
+    )

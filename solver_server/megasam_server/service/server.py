@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -21,10 +22,12 @@ from megasam_server.service.answers import Answers, unforeseen
 from megasam_server.service.background import Background
 from megasam_server.service.checkpoint_requests import CheckpointRequests
 from megasam_server.service.counters import Counters
+from megasam_server.service.devices import choose_devices
 from megasam_server.service.door import Door, Visitor
 from megasam_server.service.fetch_requests import FetchRequests
 from megasam_server.service.job_requests import JobRequests
 from megasam_server.service.jobs import JobStore
+from megasam_server.service.local_workers import LocalWorkers
 from megasam_server.service.media_roots import MediaRoots
 from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
@@ -32,6 +35,7 @@ from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Session, Sessions
 from megasam_server.service.state_lock import StateLock
 from megasam_server.service.upload_requests import UploadRequests
+from megasam_server.service.worker_environment import worker_environment
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class SolverServer:
     def __init__(self, options: ServerOptions) -> None:
         check_bind(options)
         roots = MediaRoots(options.media_roots, options.prefix_maps)
+        devices = choose_devices(options.gpus)
         # Absolute: workers stand in another folder.
         state = options.state.absolute()
         self._lock = StateLock(state)
@@ -80,10 +85,17 @@ class SolverServer:
         self._answers = Answers(self._socket, self._sessions, self.counters)
         self._background = Background(self._context)
         self._ownership = Ownership(state, self._jobs, options.shared_jobs)
+        workers = LocalWorkers(
+            options.job_function,
+            devices,
+            worker_environment(options.worker_environment),
+            self._background.call_soon,
+        )
         self._runner = JobRunner(
             self._jobs,
-            options.job_function,
-            self._background.call_soon,
+            workers,
+            state / "cache",
+            options.job_timeout,
             self._background.forget,
             self._answers.publish,
             time.monotonic,
@@ -141,7 +153,9 @@ class SolverServer:
         try:
             self._runner.open()
             while not self._stopping:
-                poller.poll(_POLL_MS)
+                # Progress that is held back for a moment is not held back for a whole turn.
+                due = self._runner.seconds_to_next_report()
+                poller.poll(min(_POLL_MS, max(0, math.ceil(due * 1000))))
                 self._background.run_calls()
                 if self._door.attend():
                     self._forget_revoked()

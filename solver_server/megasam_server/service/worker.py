@@ -25,7 +25,7 @@ import msgpack
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_ARTEFACTS, MAX_PREVIEW_BYTES, Artefact
 
-from megasam_server.service.blobs import disk_full
+from megasam_server.service.spare_room import disk_full
 
 SOLVER = "megasam_server.pipeline.run:run_job"
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -21,6 +21,7 @@ class WorkerProcess:
 
     Args:
         job_function: ``module:function`` that solves.
+        environment: all its variables.
         on_message: called with each map the worker sends.
         on_exit: called once with the exit code (negative: the signal that killed it), after the
             process and everything it started is gone.
@@ -31,6 +32,7 @@ class WorkerProcess:
     def __init__(
         self,
         job_function: str,
+        environment: Mapping[str, str],
         on_message: Callable[[WorkerProcess, dict], None],
         on_exit: Callable[[WorkerProcess, int], None],
     ) -> None:
@@ -47,6 +49,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            env=dict(environment),
             **apart,
         )
         self._reader = threading.Thread(target=self._read, name="worker-pipe", daemon=True)
@@ -57,7 +60,7 @@ class WorkerProcess:
         return self._process.pid
 
     def start_job(self, fields: dict) -> None:
-        """Hand over the job: plate, masks, settings, work_dir, results_dir, log."""
+        """Hand over the job: the map of a :class:`megasam_server.service.executor.Task`."""
         assert self._process.stdin is not None
         # A worker that just died is reported by on_exit.
         with contextlib.suppress(OSError):

@@ -69,13 +69,18 @@ def hanging_job(client, make_plate, tmp_path):
         note = tmp_path / f"pids_{time.monotonic_ns()}"
         plate = client.upload(make_plate(f"hang {note}", frames=1))
         job = client.submit(plate, SolveSettings()).job
-        deadline = time.monotonic() + 15
-        while not (note.exists() and note.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return job, [int(pid) for pid in note.read_text().split()]
+        return job, pids_in(note)
 
     return submit
+
+
+def pids_in(note: Path, timeout: float = 15) -> list[int]:
+    """What a hanging job wrote down: its worker and the worker's child."""
+    deadline = time.monotonic() + timeout
+    while not (note.exists() and len(note.read_text().split()) == 2):
+        assert time.monotonic() < deadline, "the job was not started"
+        time.sleep(0.02)
+    return [int(pid) for pid in note.read_text().split()]
 
 
 def wait_until_gone(pids: list[int], timeout: float) -> None:

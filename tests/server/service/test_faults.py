@@ -16,7 +16,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import Progress, Result
 from megasam_shared.settings import SolveSettings
 
-from tests.server.service.conftest import JOB_FUNCTION, wait_until_gone
+from tests.server.service.conftest import JOB_FUNCTION, pids_in, wait_until_gone
 
 SERVE = [sys.executable, "-m", "megasam_server.service.private"]
 
@@ -60,12 +60,23 @@ def test_running_job_gives_signs_of_life_while_its_stage_is_silent(client, hangi
     assert 0 < progress[-1].fraction < 1 and progress[-1].eta > 0
 
 
-def test_killed_worker_fails_its_job_only(client, hanging_job, make_plate):
-    job, (worker, child) = hanging_job()
-    os.kill(worker, signal.SIGKILL)
+def test_killed_worker_is_replaced_once_and_then_fails_its_job_only(
+    client, hanging_job, make_plate, tmp_path
+):
+    job, pids = hanging_job()
+    (note,) = tmp_path.glob("pids_*")
+    for attempt in (1, 2):
+        worker, child = pids
+        note.unlink()
+        os.kill(worker, signal.SIGKILL)
+        wait_until_gone([child], timeout=2)
+        if attempt == 1:
+            pids = pids_in(note)
+            info = client.attach(job)
+            assert (info.state, info.attempts) == ("running", 2)
     result = client.wait(job, timeout=10)
     assert (result.state, result.error.code) == ("failed", "worker_died")
-    wait_until_gone([child], timeout=2)
+    assert not note.exists(), "it was started a third time"
     after = client.submit(client.upload(make_plate()), SolveSettings())
     assert client.wait(after.job, timeout=15).state == "done"
 

@@ -48,7 +48,7 @@ with SolverClient(sys.argv[1]) as client:
     uploader = subprocess.Popen([sys.executable, "-c", script, address, str(movie)])
 
     def arrived() -> int:
-        return sum(part.stat().st_size for part in (state / "blobs").glob("*.part"))
+        return sum(part.stat().st_size for part in (state / "blobs").glob("*/*.part"))
 
     deadline = time.monotonic() + 20
     while arrived() < 10 * MIB:
@@ -69,7 +69,7 @@ with SolverClient(sys.argv[1]) as client:
         assert before < steps[0] <= before + CHUNK_BYTES
         assert steps[-1] == 120 * MIB
         digest = hashlib.sha256(movie.read_bytes()).hexdigest()
-        stored = state / "blobs" / digest[:2] / digest
+        stored = state / "blobs" / "shared" / digest[:2] / digest
         assert stored.stat().st_size == 120 * MIB
         assert arrived() == 0
 
@@ -186,7 +186,7 @@ def test_full_disk_stops_the_upload_and_nothing_else(small_disk, tmp_path):
                 offset = index * CHUNK_BYTES
                 connection.request(Chunk, sha256=whole.sha256, offset=offset, data=data)
         assert caught.value.code == "server_disk_full"
-        assert not list((small_disk / "state" / "blobs").glob("*.part"))
+        assert not list((small_disk / "state" / "blobs").glob("*/*.part"))
         filler.unlink()
         small = FileContent(hashlib.sha256(data).hexdigest(), len(data))
         connection.request(Offer, files=[small])
