@@ -1,0 +1,116 @@
+"""Every GPU kernel beside its plain-torch twin: on a GPU, or on the CPU in Triton's interpreter.
+
+    TRITON_INTERPRET=1 python tests/server/models/kernel_twins.py
+    python tests/server/models/kernel_twins.py cuda
+
+Prints one line per kernel, the largest difference relative to the largest value, and exits with 1
+when one is above 1e-5 (float32).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import torch
+from megasam_server.models import pointwise, triton_kernels
+from megasam_server.models.correlation import CorrelationVolume
+
+TOLERANCE = 1e-5
+
+
+def differences(device: str) -> Iterator[tuple[str, float]]:
+    """(kernel, largest difference relative to the largest value), float32 on ``device``."""
+    torch.manual_seed(0)
+    edges, channels, height, width = 3, 128, 9, 11
+
+    def image(count: int = channels) -> torch.Tensor:
+        return torch.randn(edges, height, width, count).permute(0, 3, 1, 2)
+
+    h, q, x, zr, raw = image(), image(), image(), image(2 * channels), image(64)
+    bias, narrow_bias = torch.randn(channels), torch.randn(64)
+    context = torch.randn(edges, 3 * channels)
+    hx = pointwise.join([(h, None), (raw, narrow_bias)])
+    norm = torch.nn.LayerNorm(channels, eps=1e-6).requires_grad_(False)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    border = torch.randn(edges, channels, 3, 3)
+
+    def norm_kernel(x, shift, weight, bias, residual):
+        return triton_kernels.norm_gelu(x, shift, weight, bias, norm.eps, residual)
+
+    def joined(h, zr, raw, narrow_bias):
+        return triton_kernels.join([(h, None), (zr[:, 64:128], None), (raw, narrow_bias)], 8)
+
+    cases = {
+        "bias_relu": (
+            triton_kernels.bias_relu,
+            (x, bias),
+            pointwise.bias_relu(x, bias),
+        ),
+        "bias_relu, 96 channels": (
+            triton_kernels.bias_relu,
+            (x[:, :96].contiguous(memory_format=torch.channels_last), bias[:96]),
+            pointwise.bias_relu(x[:, :96], bias[:96]),
+        ),
+        "bias_relu, channels first": (
+            triton_kernels.bias_relu,
+            (x.contiguous(), bias),
+            pointwise.bias_relu(x, bias),
+        ),
+        "join": (
+            joined,
+            (h, zr, raw, narrow_bias),
+            pointwise.join([(h, None), (zr[:, 64:128], None), (raw, narrow_bias)], 8),
+        ),
+        "gated_mean": (
+            triton_kernels.gated_mean,
+            (q, bias, h),
+            pointwise.gated_mean(q, bias, h),
+        ),
+        "reset_hidden": (
+            triton_kernels.reset_hidden,
+            (hx, zr, context, h),
+            pointwise.reset_hidden(hx, zr, context, h),
+        ),
+        "blend_hidden": (
+            triton_kernels.blend_hidden,
+            (zr, context, q, h),
+            pointwise.blend_hidden(zr, context, q, h),
+        ),
+        "norm_gelu": (
+            norm_kernel,
+            (x, bias, norm.weight, norm.bias, q),
+            pointwise.norm_gelu(x, bias, norm, q),
+        ),
+        "norm_gelu, border": (
+            norm_kernel,
+            (x, border, norm.weight, norm.bias, None),
+            pointwise.norm_gelu(x, border, norm),
+        ),
+    }
+    for name, (kernel, arguments, expected) in cases.items():
+        given = [None if a is None else a.clone().to(device) for a in arguments]
+        yield name, _relative(kernel(*given), expected)
+
+    for radius in (3, 4):
+        volume = CorrelationVolume(image(16), image(16), radius)
+        coords = torch.rand(edges, height, width, 2) * 18 - 4
+        coords[0, 0, 0] = torch.tensor([1e12, -1e12])
+        coords[0, 0, 1] = torch.tensor([width - 1.0, height - 1.0])
+        levels = [level.to(device) for level in volume.levels]
+        windows = triton_kernels.lookup_windows(levels, coords.to(device), radius)
+        yield f"lookup_windows, radius {radius}", _relative(windows, volume.lookup(coords))
+
+
+def _relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    assert ours.shape == expected.shape
+    return ((ours.cpu() - expected).abs().max() / expected.abs().max()).item()
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        found = list(differences(sys.argv[1] if len(sys.argv) > 1 else "cpu"))
+    for name, difference in found:
+        print(f"{name:28} {difference:.1e}")
+    sys.exit(any(not difference <= TOLERANCE for _, difference in found))
