@@ -36,7 +36,8 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     files = {
         "megasam.pth": str(Path("solver_server").absolute()),
         f"{info}/METADATA": "Metadata-Version: 2.1\\nName: megasam-maya\\nVersion: 1\\n"
-        "Provides-Extra: server\\nProvides-Extra: test\\nProvides-Extra: networks\\nRequires-Dist: pip\\n",
+        "Provides-Extra: server\\nProvides-Extra: test\\n"
+        "Provides-Extra: networks\\nProvides-Extra: training\\nRequires-Dist: pip\\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
         f"{info}/entry_points.txt": "[console_scripts]\\nmegasam = megasam_server.cli:main\\n",
     }
@@ -131,7 +132,12 @@ def test_the_tests_install_the_networks_and_later_commands_keep_them(installed):
     assert json.loads(stamp(installed).read_text())["extras"] == ["server", "test"]
     first = run(installed, "test", "--version")
     assert "several GB" in first.stderr
-    assert json.loads(stamp(installed).read_text())["extras"] == ["networks", "server", "test"]
+    assert json.loads(stamp(installed).read_text())["extras"] == [
+        "networks",
+        "server",
+        "test",
+        "training",
+    ]
     assert run(installed, "doctor").stderr == ""
 
 
