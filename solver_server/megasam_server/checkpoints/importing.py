@@ -46,11 +46,10 @@ def recognise(path: Path) -> Recognised:
         if file.size in (None, size) and is_published(file, path, sha256):
             return Recognised(checkpoint, file, sha256, by_hash=True)
     fitting = identify(path)
-    suffix = ".safetensors" if path.suffix == ".safetensors" else ".bin"
     for checkpoint in fitting:
         for file in checkpoint.files:
-            unnamed = file.sha256 is None and file.git_blob is None
-            if unnamed and file.size in (None, size) and Path(file.name).suffix == suffix:
+            no_hash = file.sha256 is None and file.git_blob is None
+            if no_hash and file.size in (None, size) and _is_same_format(file.name, path.name):
                 return Recognised(checkpoint, file, sha256, by_hash=False)
     if fitting:
         titles = " and ".join(checkpoint.title for checkpoint in fitting)
@@ -101,6 +100,11 @@ def import_file(path: Path, recognised: Recognised, folder: Path) -> Path:
             "Free space there, or choose another folder of checkpoints.",
         ) from None
     return target
+
+
+def _is_same_format(name: str, other: str) -> bool:
+    """What torch.save wrote goes by many names, safetensors by one."""
+    return name.endswith(".safetensors") == other.endswith(".safetensors")
 
 
 def _copy(source: Path, target: Path) -> str:
