@@ -83,7 +83,7 @@ def megasam_lack(settings: SolveSettings) -> Lack:
         return Lack(
             "missing_dependencies",
             "⚠ Missing dependencies",
-            f"The engine megasam needs {' and '.join(missing)}.",
+            f"The engine megasam needs {_listed(missing)}.",
             "Install them: pip install 'megasam-maya[networks]'",
         )
     selection = select_checkpoints(settings)
@@ -106,3 +106,8 @@ def megasam_lack(settings: SolveSettings) -> Lack:
 def missing_dependencies() -> list[str]:
     """Packages of the ``megasam`` engine that are not installed; nothing is imported."""
     return [name for name in MEGASAM_DEPENDENCIES if importlib.util.find_spec(name) is None]
+
+
+def _listed(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

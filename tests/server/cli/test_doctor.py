@@ -9,9 +9,9 @@ import sys
 from importlib import metadata
 
 import pytest
+from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
 from megasam_server.cli import doctor as doctor_module
 from megasam_server.cli.doctor import doctor, examine
-from megasam_server.pipeline import engines
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def test_this_machine_can_solve_and_the_report_names_versions(tmp_path, free_por
     assert checks["Engine (auto)"]["found"].startswith("classical")
     assert checks["Picture formats"]["state"] == "ok"
     assert checks["Movie codecs"]["state"] == "ok"
+    assert {fact["licence"] for fact in report["checkpoints"]} >= {"Apache-2.0", "CC-BY-NC-4.0"}
 
 
 def test_the_table_says_the_same_in_words(tmp_path, free_port, capsys):
@@ -41,6 +42,7 @@ def test_the_table_says_the_same_in_words(tmp_path, free_port, capsys):
     said = capsys.readouterr().out
     assert "A solve can run on this machine." in said
     assert "pycolmap" in said
+    assert "depth_anything_v2_vits.pth" in said
 
 
 def test_a_package_that_cannot_be_imported_is_a_lack_with_advice(
@@ -54,8 +56,8 @@ def test_a_package_that_cannot_be_imported_is_a_lack_with_advice(
 
 
 def test_a_busy_port_and_found_checkpoints_are_notes(tmp_path, monkeypatch):
-    (tmp_path / "model.pth").touch()
-    monkeypatch.setenv(engines.CHECKPOINTS_VARIABLE, str(tmp_path))
+    (tmp_path / "raft-things.pth").write_bytes(b"cut off")
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(tmp_path))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -63,7 +65,8 @@ def test_a_busy_port_and_found_checkpoints_are_notes(tmp_path, monkeypatch):
         checks = by_name(examine(tmp_path, port))
     assert checks["Port"].state == "note"
     assert "in use" in checks["Port"].found
-    assert "model.pth" in checks["Checkpoints"].found
+    assert "raft-things.pth (damaged)" in checks["Checkpoints"].found
+    assert checks["Checkpoints"].advice == "Get again: raft_things"
 
 
 def test_a_jobs_folder_that_cannot_be_made_is_a_lack(tmp_path, free_port, monkeypatch):

@@ -5,9 +5,25 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
+from megasam_server.checkpoints.registry import find_checkpoint
 from megasam_server.pipeline import engines
 from megasam_shared.errors import MegasamError
 from megasam_shared.settings import SolveSettings
+
+from tests.server.checkpoints.published import facts_of, published
+
+ALL_PACKAGES = engines.MEGASAM_DEPENDENCIES
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder of checkpoints, and caches of the test's own."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
 
 
 @pytest.fixture
@@ -31,7 +47,7 @@ def installed(monkeypatch):
     [
         ((), "⚠ Missing dependencies", "missing_dependencies"),
         (("torch",), "⚠ Missing dependencies", "missing_dependencies"),
-        (("torch", "kornia"), "⚠ Missing checkpoints", "missing_checkpoints"),
+        (ALL_PACKAGES, "⚠ Missing checkpoints", "missing_checkpoints"),
     ],
 )
 def test_what_the_megasam_engine_lacks_decides_status_and_cameras(
@@ -56,10 +72,10 @@ def test_what_the_megasam_engine_lacks_decides_status_and_cameras(
 
 
 def test_a_missing_package_is_named(installed):
-    installed("torch")
+    installed("torch", "torchvision", "safetensors")
     notice = engines.choose_engine(SolveSettings(engine="auto")).notices[0]
-    assert "kornia" in notice.message
-    assert "torch" not in notice.message
+    assert "needs timm and kornia." in notice.message
+    assert "megasam-maya[networks]" in notice.hint
 
 
 def test_the_classical_engine_asked_for_has_nothing_to_complain_about():
@@ -69,13 +85,29 @@ def test_the_classical_engine_asked_for_has_nothing_to_complain_about():
     assert "⚠" not in choice.status
 
 
-def test_checkpoints_are_looked_for_in_the_setting_then_the_variable(tmp_path, monkeypatch):
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    for name in ("b.pth", "a.safetensors", "notes.txt"):
-        (first / name).touch()
-    monkeypatch.setenv(engines.CHECKPOINTS_VARIABLE, str(second))
-    assert engines.checkpoint_folder() == second
-    assert engines.find_checkpoints() == []
-    found = engines.find_checkpoints(str(first))
-    assert [path.name for path in found] == ["a.safetensors", "b.pth"]
+def test_missing_and_damaged_checkpoints_are_named_and_the_hint_says_what_to_do(installed, folder):
+    installed(*ALL_PACKAGES)
+    (folder / "raft-things.pth").write_bytes(b"cut off")
+    choice = engines.choose_engine(SolveSettings(engine="megasam"))
+    notice = choice.notices[0]
+    assert "megasam_final.pth" in notice.message
+    assert "raft-things.pth has 7 bytes instead of 21,108,000" in notice.message
+    assert str(folder) in notice.message
+    assert "megasam checkpoints import" in notice.hint
+    assert "engine auto or classical" in notice.hint
+
+
+def test_with_all_checkpoints_the_status_does_not_claim_that_they_are_missing(installed, folder):
+    installed(*ALL_PACKAGES)
+    facts = {}
+    for name in ("megasam", "raft_things"):
+        path = folder / find_checkpoint(name).files[0].name
+        path.write_bytes(name.encode())
+        facts[path.name] = facts_of(path)
+    with published(facts):
+        auto = engines.choose_engine(SolveSettings(engine="auto"))
+        asked = engines.choose_engine(SolveSettings(engine="megasam"))
+    assert auto.engine == "classical"
+    assert auto.status.startswith("⚠ Engine not available")
+    assert asked.engine == "identity"
+    assert [notice.code for notice in asked.notices] == ["engine_not_available"]
