@@ -7,8 +7,7 @@ is differentiable (also at the identity) and normalises the quaternion that it i
 
 The closed forms are in Sola, Deray, Atchuthan, "A micro Lie theory", 2018, example 4. Near zero
 their quotients are 0/0; there the Taylor series is used, up to an angle at which both are exact to
-double precision. (lietorch itself switches at 1e-6 and so loses half of its digits in float32 at
-angles of 1e-3.)
+double precision: in float32 the quotients lose their digits long before they are 0/0.
 """
 
 from __future__ import annotations
