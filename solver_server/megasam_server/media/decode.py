@@ -10,7 +10,8 @@ import numpy as np
 from megasam_shared.errors import MegasamError
 
 from megasam_server.media.frame_store import FrameStore, write_frame_store
-from megasam_server.media.plate import MIN_SIDE, Plate, PlateInfo
+from megasam_server.media.picture_limits import MIN_SIDE
+from megasam_server.media.plate import Plate, PlateInfo
 from megasam_server.pipeline.progress import Progress
 
 STAGE = "plate"

@@ -19,7 +19,8 @@ from megasam_server.media.movie_listing import (
     list_frames,
 )
 from megasam_server.media.orientation import UPRIGHT, from_display_matrix
-from megasam_server.media.plate import PlateInfo, check_plate_size
+from megasam_server.media.picture_limits import check_plate_size, picture_limits
+from megasam_server.media.plate import PlateInfo
 from megasam_server.media.square_pixels import square_pixels_notice, square_size, to_square_pixels
 
 # Plates come from elsewhere. Play lists and concat scripts, which FFmpeg would follow to other
@@ -29,6 +30,7 @@ SAFE_OPEN = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mxf,mpeg,mpegts,mpegvideo,asf,"
     "ogg",
 }
+MOST_STREAMS = 64
 MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
@@ -144,7 +146,13 @@ class MovieReader:
         try:
             with self._path.open("rb") as file:
                 head = file.read(8)
-            return av.open(str(self._path), options=SAFE_OPEN, metadata_errors="replace")
+            # Opening decodes a frame of a stream whose header leaves questions.
+            return av.open(
+                str(self._path),
+                options=SAFE_OPEN,
+                stream_options=[_largest_picture()] * MOST_STREAMS,
+                metadata_errors="replace",
+            )
         except FileNotFoundError:
             raise MegasamError(
                 "plate_not_found", f"There is no file {self._path}.", "Check the path."
@@ -182,6 +190,8 @@ class MovieReader:
                     "Give a movie with a video track in a common codec.",
                 )
             stream.thread_type = "AUTO"
+            # The picture in the stream may be larger than the container says.
+            stream.codec_context.options = _largest_picture()
             yield container, stream
 
     def _warnings(self) -> list[Notice]:
@@ -208,6 +218,11 @@ class MovieReader:
                 )
             )
         return notices
+
+
+def _largest_picture() -> dict[str, str]:
+    """The option that keeps FFmpeg from making larger pictures than the limits allow."""
+    return {"max_pixels": str(picture_limits().pixels)}
 
 
 def _pixel_aspect(ratio: Fraction | None) -> Fraction:

@@ -8,6 +8,7 @@ import av
 import numpy as np
 from megasam_shared.errors import MegasamError
 
+from megasam_server.media.picture_limits import check_frame_count
 from megasam_server.media.plate import DEFAULT_FPS
 
 UNEVEN = 0.05  # part of a frame's length; less is jitter of the recorder's clock
@@ -53,6 +54,7 @@ def list_frames(
                 corrupt = True
                 break
             packets += 1
+            check_frame_count(packets, name)
             if packet.pts is not None:
                 end = max(end, packet.pts + (packet.duration or 0))
                 if packet.is_keyframe and packet.dts is not None:
@@ -103,7 +105,9 @@ def list_decoded_frames(
     """
     shown: list[int | None] = []
     try:
-        shown.extend(frame.pts for frame in container.decode(stream))
+        for frame in container.decode(stream):
+            shown.append(frame.pts)
+            check_frame_count(len(shown), name)
     except av.error.FFmpegError as error:
         raise damaged_movie(name, len(shown) + 1, stream.frames) from error
     return replace(_timing(shown, [], stream), pts=None)

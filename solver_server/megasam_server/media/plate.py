@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
-from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 
 DEFAULT_FPS = 24.0  # where no file says otherwise
-MIN_SIDE = 64
-MAX_SIDE = 16384
-MAX_PIXELS = 2**27  # 16384 x 8192; keeps a forged header from asking for all the memory
 
 
 @dataclass(frozen=True)
@@ -85,24 +81,3 @@ class Plate:
 
     def __len__(self) -> int:
         return self.info.num_frames
-
-
-def check_plate_size(width: int, height: int, name: str) -> None:
-    """Refuse sizes that cannot be solved or held.
-
-    Raises:
-        MegasamError: ``plate_too_small`` or ``plate_too_large``.
-    """
-    if min(width, height) < MIN_SIDE:
-        raise MegasamError(
-            "plate_too_small",
-            f"{name} is {width} x {height}: each side must have at least {MIN_SIDE} pixels.",
-            "Use the full-size plate.",
-        )
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise MegasamError(
-            "plate_too_large",
-            f"{name} is {width} x {height}: a side may have at most {MAX_SIDE} pixels and the"
-            f" picture at most {MAX_PIXELS // 10**6} megapixels.",
-            "Scale the plate down, or check that the file is not damaged.",
-        )

@@ -9,14 +9,21 @@ import numpy as np
 import OpenImageIO as oiio
 from megasam_shared.errors import MegasamError
 
+from megasam_server.media.jpeg2000_size import jpeg2000_size
 from megasam_server.media.orientation import UPRIGHT, Orientation, from_exif
-from megasam_server.media.plate import check_plate_size
+from megasam_server.media.picture_limits import check_frame_bytes, check_plate_size
 from megasam_server.media.square_pixels import square_size, to_square_pixels
 
 # Film formats carry the squeeze of the lens on purpose; the resolution tags of JPEG, PNG and TIFF
 # are about printing and often wrong.
 FORMATS_WITH_PIXEL_ASPECT = ("openexr", "dpx", "cineon")
+TYPE_BYTES = {"uint8": 1, "half": 2, "uint16": 2, "float": 4}
+JPEG2000_BYTES = 4  # OpenJPEG holds every sample as an int
 LOG_TRANSFERS = ("Printing density", "Logarithmic")
+
+# A file is read as what its suffix says, or not at all: the other readers of OpenImageIO, some of
+# which decode a file to tell its size, never see it.
+oiio.attribute("try_all_readers", 0)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,8 @@ def read_still(path: Path, frame: int) -> tuple[StillHeader, np.ndarray]:
 
 def _open(path: Path) -> oiio.ImageInput:
     try:
-        with path.open("rb"):  # OpenImageIO does not say why it could not open a file
-            pass
+        # This also finds out why a file cannot be opened: OpenImageIO does not say.
+        claimed = jpeg2000_size(path)
     except FileNotFoundError:
         raise MegasamError("plate_not_found", f"There is no file {path}.") from None
     except OSError as error:
@@ -110,6 +117,10 @@ def _open(path: Path) -> oiio.ImageInput:
             f"{path} cannot be read: {error.strerror}.",
             "Check its permissions.",
         ) from None
+    if claimed is not None:
+        width, height, components = claimed
+        check_plate_size(width, height, path.name)
+        check_frame_bytes(width * height * components * JPEG2000_BYTES, path.name)
     wanted = oiio.ImageSpec()
     wanted.attribute("oiio:UnassociatedAlpha", 1)  # leave RGB as stored
     source = oiio.ImageInput.open(str(path), wanted)
@@ -143,6 +154,9 @@ def _header(source: oiio.ImageInput, path: Path) -> StillHeader:
     if kind != "openexr":
         orientation = from_exif(spec.get_int_attribute("Orientation", 1))
     check_plate_size(max(spec.width, width), max(spec.height, height), path.name)
+    read_channels = max(channels) + 1 - min(channels)
+    pixels = spec.width * spec.height * max(1, spec.depth)
+    check_frame_bytes(pixels * read_channels * TYPE_BYTES[_read_type(spec.format)], path.name)
     width, height = orientation.size(*square_size(width, height, aspect))
     check_plate_size(width, height, path.name)
     is_log = kind == "cineon" or spec.get_string_attribute("dpx:Transfer") in LOG_TRANSFERS

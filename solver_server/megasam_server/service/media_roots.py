@@ -14,6 +14,8 @@ from megasam_server.service.client_paths import ClientPrefix, is_absolute, look_
 from megasam_server.service.options import EVERY_CLIENT
 
 _LONGEST = 4096
+# How a server tells its workers which folders are roots.
+MEDIA_ROOTS_VARIABLE = "MEGASAM_MEDIA_ROOTS"
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ class MediaRoots:
         """The folders that a client may read from."""
         return [*self._roots, *(mapped.folder for mapped in self._mapped(client))]
 
+    def to_text(self) -> str:
+        """All roots of all clients, for the environment of workers."""
+        mapped = [m.folder for maps in self._maps.values() for m in maps]
+        return os.pathsep.join(map(str, dict.fromkeys([*self._roots, *mapped])))
+
     def resolve(self, path: str, client: str = "") -> Path:
         """The plate at ``path``: a movie, a frame, a pattern, or a folder of frames.
 
         Symbolic links are followed first, for each frame too; what counts is where the bytes lie.
-        Nothing protects a path that changes afterwards: :func:`check_still_below` asks again where
-        the files are opened.
+        Nothing protects a path that changes afterwards: :func:`check_still_below_roots` asks
+        again where the files are opened.
 
         Args:
             client: name on the allow-list.
@@ -97,19 +104,26 @@ class MediaRoots:
         return [*own, *self._maps.get(EVERY_CLIENT, [])]
 
 
-def check_still_below(path: Path, roots: Sequence[Path]) -> None:
-    """Refuse a plate that no longer is where :meth:`MediaRoots.resolve` found it.
+def check_still_below_roots(plates: Sequence[Path | None], own_folder: Path) -> None:
+    """Refuse plates that are no longer where :meth:`MediaRoots.resolve` found them; for workers.
 
     Between a submission and its turn in the queue a folder may have become a link to elsewhere;
     whoever opens the files asks once more, directly before.
 
+    Args:
+        plates: plate and masks; those in ``own_folder``, the job's, were uploaded.
+
     Raises:
         MegasamError: ``path_not_allowed``.
     """
-    if _real_below(path, [Path(os.path.realpath(root)) for root in roots]) != path:
-        raise _refused(str(path))
-    if not is_movie(path):
-        _check_frames(path, roots)
+    roots = [Path(p) for p in os.environ.get(MEDIA_ROOTS_VARIABLE, "").split(os.pathsep) if p]
+    for plate in plates:
+        if plate is None or plate.is_relative_to(own_folder):
+            continue
+        if _real_below(plate, roots) != plate:
+            raise _refused(str(plate))
+        if not is_movie(plate):
+            _check_frames(plate, roots)
 
 
 def _plate_at(real: Path, asked: str, roots: Sequence[Path]) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megasam_shared.protocol import DEFAULT_PORT, MAX_FILES
 
+from megasam_server.media.picture_limits import PictureLimits
 from megasam_server.service.worker import SOLVER
 
 EVERY_CLIENT = "*"
@@ -25,21 +26,6 @@ class CurveOptions:
 
     server_key: Path
     allowed_clients: Path
-
-
-@dataclass(frozen=True)
-class PictureLimits:
-    """What a plate or mask may be; judged by its header, before anything is decoded.
-
-    Attributes:
-        side: longest width or height, pixels.
-        frame_bytes: most bytes of one decoded frame with all its channels.
-        frames: most frames of one plate.
-    """
-
-    side: int = 16_384
-    frame_bytes: int = 1 << 30
-    frames: int = 20_000
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from megasam_shared.protocol import PROTOCOL_VERSION, Heartbeat, Hello, Welcome
 from megasam_shared.server_keys import is_loopback
 from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, request_number
 
+from megasam_server.media.picture_limits import PICTURE_LIMITS_VARIABLE
 from megasam_server.service import counters as names
 from megasam_server.service.answers import Answers, unforeseen
 from megasam_server.service.background import Background
@@ -28,7 +29,7 @@ from megasam_server.service.fetch_requests import FetchRequests
 from megasam_server.service.job_requests import JobRequests
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.local_workers import LocalWorkers
-from megasam_server.service.media_roots import MediaRoots
+from megasam_server.service.media_roots import MEDIA_ROOTS_VARIABLE, MediaRoots
 from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
 from megasam_server.service.runner import JobRunner
@@ -85,11 +86,12 @@ class SolverServer:
         self._answers = Answers(self._socket, self._sessions, self.counters)
         self._background = Background(self._context)
         self._ownership = Ownership(state, self._jobs, options.shared_jobs)
+        environment = worker_environment(options.worker_environment) | {
+            PICTURE_LIMITS_VARIABLE: options.pictures.to_text(),
+            MEDIA_ROOTS_VARIABLE: roots.to_text(),
+        }
         workers = LocalWorkers(
-            options.job_function,
-            devices,
-            worker_environment(options.worker_environment),
-            self._background.call_soon,
+            options.job_function, devices, environment, self._background.call_soon
         )
         self._runner = JobRunner(
             self._jobs,

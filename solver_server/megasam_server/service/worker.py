@@ -122,6 +122,7 @@ def solve(channel: Channel, function: str, start: dict) -> None:
         from megasam_shared.settings import SolveSettings
 
         from megasam_server.pipeline.job import SolveJob
+        from megasam_server.service.media_roots import check_still_below_roots
 
         module, _, name = function.partition(":")
         run_job = getattr(importlib.import_module(module), name)
@@ -131,7 +132,9 @@ def solve(channel: Channel, function: str, start: dict) -> None:
             settings=SolveSettings.from_map(start["settings"]),
             work_dir=Path(start["work_dir"]),
             results_dir=Path(start["results_dir"]),
+            cache_dir=Path(start["cache_dir"]),
         )
+        check_still_below_roots([job.plate, job.masks], job.work_dir.parent)
         result = run_job(job, ReportedProgress(channel))
         found = [[a.path, a.size, a.sha256] for a in artefacts_of(job.results_dir)]
         channel.send("done", result=result, artefacts=found)
