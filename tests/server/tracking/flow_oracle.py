@@ -125,7 +125,7 @@ class FlowOracle:
         nothing = torch.zeros(len(images), 128, *self._grid.shape[:2])
         return nothing, nothing
 
-    def update(self, net, inp, corr, motion, ii) -> OracleUpdate:
+    def update(self, net, inp, corr, motion, ii, with_upmask) -> OracleUpdate:
         i, j = corr[:, 0, 0, 0].long(), corr[:, 1, 0, 0].long()
         coords, _ = projective_transform(*self._scene, i, j)
         static = self._static(i, j, coords)
@@ -136,6 +136,6 @@ class FlowOracle:
             # Right as long as the motion is not clamped.
             delta = delta - motion[:, :2].permute(0, 2, 3, 1)
         weight = (self._confidence * static)[..., None].expand_as(delta)
-        sources = 1 if ii is None else len(ii.unique())
+        sources = 1 if ii is None else len(ii.frames)
         eta = torch.full((sources, *self._grid.shape[:2]), 0.004)
         return OracleUpdate(net, delta, eta, weight, static)

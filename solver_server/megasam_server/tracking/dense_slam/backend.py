@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megasam_server.geometry.dense_bundle import BundleOptions
 from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.models.droid_net import EdgeSources
 from megasam_server.tracking.dense_slam.factor_graph import edges_by_proximity, motion_features
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
@@ -38,7 +39,7 @@ class _Chunk:
     Attributes:
         edges: [K] positions among all edges.
         ii, jj: [K] frames.
-        sources: [U] different source frames, sorted.
+        sources: the different source frames.
         frames: frames of the chunk, as the features are stacked.
         local_ii, local_jj: [K] positions among ``frames``.
     """
@@ -46,8 +47,7 @@ class _Chunk:
     edges: Tensor
     ii: Tensor
     jj: Tensor
-    sources: Tensor
-    source_of_edge: Tensor
+    sources: EdgeSources
     frames: list[int]
     local_ii: Tensor
     local_jj: Tensor
@@ -118,13 +118,14 @@ def adjust_all(
             compared = correlations.on_the_fly(store.fmaps(chunk.frames))
             corr = compared.lookup(coords, chunk.local_ii, chunk.local_jj)
             inp = store.inps(chunk.frames)[chunk.local_ii]
-            update = network.update(net[at], inp, corr, motion.to(net.dtype), chunk.ii)
+            update = network.update(net[at], inp, corr, motion, chunk.sources, with_upmask=False)
             net[at] = update.net.to(net.dtype)
             target[at] = coords + update.delta.float()
             weight[at] = update.motion_weight.float() * store.keeps[chunk.ii, ..., None]
-            eta[chunk.sources] = update.eta.float()
+            eta[chunk.sources.frames] = update.eta.float()
             if step == rule.steps - 1:
-                static[chunk.sources] = _mean_by_source(update.static_probability.float(), chunk)
+                probability = update.static_probability.float()[:, None]
+                static[chunk.sources.frames] = chunk.sources.mean(probability)[:, 0]
         store.bundle_adjust(
             target,
             weight,
@@ -143,31 +144,16 @@ def adjust_all(
 
 
 def _chunks(edges: np.ndarray, frames_at_once: int, device: torch.device) -> list[_Chunk]:
-    def on_device(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device)
-
     chunks = []
     group = edges[:, 0] // frames_at_once
     for number in np.unique(group):
         at = np.flatnonzero(group == number)
-        sources, source_of_edge = np.unique(edges[at, 0], return_inverse=True)
         frames, local = np.unique(edges[at], return_inverse=True)
-        local = local.reshape(-1, 2)
-        chunks.append(
-            _Chunk(
-                *(on_device(values) for values in (at, edges[at, 0], edges[at, 1], sources)),
-                on_device(source_of_edge),
-                frames.tolist(),
-                on_device(local[:, 0].copy()),
-                on_device(local[:, 1].copy()),
-            )
+        local_ii, local_jj = local.reshape(-1, 2).T
+        at, ii, jj, local_ii, local_jj = (
+            torch.from_numpy(np.ascontiguousarray(values)).to(device)
+            for values in (at, *edges[at].T, local_ii, local_jj)
         )
+        sources = EdgeSources.of(ii)
+        chunks.append(_Chunk(at, ii, jj, sources, frames.tolist(), local_ii, local_jj))
     return chunks
-
-
-def _mean_by_source(values: Tensor, chunk: _Chunk) -> Tensor:
-    """Mean [U, h, w] of per-edge values [K, h, w] over the edges with the same source."""
-    total = values.new_zeros(len(chunk.sources), *values.shape[1:])
-    total.index_add_(0, chunk.source_of_edge, values)
-    edges = torch.bincount(chunk.source_of_edge, minlength=len(chunk.sources))
-    return total / edges[:, None, None]

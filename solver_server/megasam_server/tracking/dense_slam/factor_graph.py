@@ -8,6 +8,7 @@ from torch import Tensor
 
 from megasam_server.geometry.dense_bundle import BundleOptions
 from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.models.droid_net import EdgeSources
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import (
     Correlations,
@@ -158,7 +159,7 @@ class FactorGraph:
         all_ii, all_jj = self._index(all_edges)
         chosen = torch.from_numpy(chosen).to(self._grid.device)
         resting_target, resting_weight = self._resting_target[chosen], self._resting_weight[chosen]
-        sources = torch.from_numpy(np.unique(self.edges[:, 0])).to(self._grid.device)
+        sources = EdgeSources.of(ii)
         keep = self.store.keeps[ii, ..., None]
         pixels = self._grid.shape[0] * self._grid.shape[1]
         topology = EdgeTopology.build(all_ii, all_jj, first_free, end, pixels)
@@ -167,12 +168,12 @@ class FactorGraph:
             coords = self.store.reproject(ii, jj)
             motion = motion_features(coords, self.target, self._grid, options.max_motion)
             step = self._network.update(
-                self.net, self.inp, self._corr.lookup(coords), motion.to(self.net.dtype), ii
+                self.net, self.inp, self._corr.lookup(coords), motion, sources, with_upmask=False
             )
             self.net = step.net.to(self.net.dtype)
             self.target = coords + step.delta.float()
             self.weight = step.motion_weight.float() * keep
-            self._eta[sources] = step.eta.float()
+            self._eta[sources.frames] = step.eta.float()
             self.store.bundle_adjust(
                 torch.cat([resting_target, self.target]),
                 torch.cat([resting_weight, self.weight]),

@@ -25,5 +25,7 @@ class MotionFilter:
         """Mean flow, 1/8 pixels, from the last keyframe to the frame with features ``fmap`` [128, h, w]."""
         last = self.reference
         corr = self._correlations.volume(last.fmap[None], fmap[None]).lookup(self._grid)
-        update = self._network.update(last.net[None], last.inp[None], corr, None, None)
+        update = self._network.update(
+            last.net[None], last.inp[None], corr, None, None, with_upmask=False
+        )
         return float(update.delta.float().norm(dim=-1).mean())

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from megasam_server.models.correlation import CorrelationVolume, OnTheFlyCorrelation
+from megasam_server.models.droid_net import EdgeSources
 
 
 class Update(Protocol):
@@ -30,9 +31,18 @@ class TrackingNetwork(Protocol):
         """Initial hidden state and input of the update operator, each [B, 128, h, w]."""
 
     def update(
-        self, net: Tensor, inp: Tensor, corr: Tensor, motion: Tensor | None, ii: Tensor | None
+        self,
+        net: Tensor,
+        inp: Tensor,
+        corr: Tensor,
+        motion: Tensor | None,
+        ii: EdgeSources | None,
+        with_upmask: bool,
     ) -> Update:
-        """One step. ``motion`` and ``ii`` are None for the motion filter, which needs ``delta`` only."""
+        """One step. ``motion`` and ``ii`` are None for the motion filter, which needs ``delta`` only.
+
+        ``with_upmask`` is False: the tracker has no use for it.
+        """
 
 
 class EdgeCorrelation(Protocol):
