@@ -18,6 +18,7 @@ class SolveJob:
         settings: validated settings.
         work_dir: scratch for decoded frames and stage outputs; may be deleted afterwards.
         results_dir: the result folder to be written.
+        cache_dir: where outputs of stages are kept for other attempts and jobs; None for nowhere.
     """
 
     plate: Path
@@ -25,3 +26,4 @@ class SolveJob:
     settings: SolveSettings
     work_dir: Path
     results_dir: Path
+    cache_dir: Path | None = None

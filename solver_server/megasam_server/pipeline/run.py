@@ -13,7 +13,7 @@ from megasam_shared.settings import SolveSettings
 from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.write_results import write_results
 from megasam_server.flow import solve_flow
-from megasam_server.media.decode import decode
+from megasam_server.media.decode import decode, solver_size
 from megasam_server.media.frame_store import NO_SPACE, FrameStore
 from megasam_server.media.masks import decode_masks
 from megasam_server.media.open_plate import open_plate
@@ -24,21 +24,26 @@ from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.progress import Progress
 from megasam_server.pipeline.quality import judge
 from megasam_server.pipeline.solved_shot import SolvedShot
+from megasam_server.pipeline.stage_cache import StageCache, identity_of, key_of
 from megasam_server.pipeline.stage_meter import StageMeter
 from megasam_server.tracking import TrackingSolution, solve_cameras
+from megasam_server.tracking.solution_file import read_solution, write_solution
 from megasam_server.video_depth import solve_depth
 
 NO_NETWORKS = "the classical engine has no depth network"
 NOT_SOLVED = "the engine cannot run"
+KEPT = "kept from an earlier solve"
 
 
 @dataclass(frozen=True)
 class Footage:
-    """The decoded plate: what it is, its frames, and the artist's masks or None."""
+    """The decoded plate: what it is, its frames, and the artist's masks or None. ``key`` stands for
+    all of that in the keys of the stages that build on it."""
 
     plate: PlateInfo
     frames: FrameStore
     user_masks: FrameStore | None
+    key: str
 
 
 def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
@@ -56,15 +61,16 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
     settings = job.settings
     choice = choose_engine(settings)
     meter = StageMeter()
+    cache = StageCache(job.cache_dir)
     with _full_disk_explained(job):
         with meter.stage("plate"):
-            footage = _read_plate(job, progress)
+            footage = _read_plate(job, cache, progress)
         if choice.engine == "identity":
             for stage in ("mono_depth", "metric_depth", "tracking", "flow", "video_depth"):
                 progress.skip(stage, NOT_SOLVED)
             shot = identity_shot(footage.plate, footage.frames, settings, choice)
         else:
-            shot = _solve_classical(job, footage, choice, meter, progress)
+            shot = _solve_classical(job, footage, choice, cache, meter, progress)
         warnings = [*choice.notices, *footage.plate.warnings, *shot.quality.warnings]
         shot = replace(
             shot,
@@ -98,29 +104,68 @@ def frame_store_long_side(settings: SolveSettings) -> int:
     return round(settings.tracking_resolution * 8 / 3)
 
 
-def _read_plate(job: SolveJob, progress: Progress) -> Footage:
+def _read_plate(job: SolveJob, cache: StageCache, progress: Progress) -> Footage:
     settings = job.settings
     plate = open_plate(
         job.plate, settings.first_frame, settings.last_frame, max_frames=settings.max_frames
     )
     long_side = frame_store_long_side(settings)
-    frames = decode(plate, job.work_dir / "frames.rgb", long_side, progress)
-    masks = None
-    if job.masks is not None:
-        store = job.work_dir / "user_masks.u8"
-        masks = decode_masks(job.masks, plate.info, frames, store, progress)
-    return Footage(plate.info, frames, masks)
+    numbers = plate.info.frame_numbers
+    key = key_of("plate", files=identity_of(job.plate), frames=numbers, long_side=long_side)
+    path = job.work_dir / "frames.rgb"
+    if cache.reuse("plate", key, job.work_dir):
+        size = solver_size(plate.info.width, plate.info.height, long_side)
+        frames = FrameStore(path, len(plate), *size, 3)
+        progress.update("plate", len(plate), len(plate), KEPT)
+    else:
+        frames = decode(plate, path, long_side, progress)
+        cache.keep("plate", key, [path])
+    if job.masks is None:
+        return Footage(plate.info, frames, None, key)
+    path = job.work_dir / "user_masks.u8"
+    key = key_of("masks", plate=key, files=identity_of(job.masks))
+    if cache.reuse("masks", key, job.work_dir):
+        masks = FrameStore(path, frames.num_frames, frames.width, frames.height, 1)
+    else:
+        masks = decode_masks(job.masks, plate.info, frames, path, progress)
+        cache.keep("masks", key, [path])
+    return Footage(plate.info, frames, masks, key)
+
+
+def _track(
+    job: SolveJob, footage: Footage, cache: StageCache, progress: Progress
+) -> TrackingSolution:
+    settings, plate = job.settings, footage.plate
+    key = key_of(
+        "tracking",
+        footage=footage.key,
+        focal_px=settings.focal_px_at(plate.width),
+        optimize_focal=settings.optimize_focal,
+    )
+    path = job.work_dir / "tracking.npz"
+    if cache.reuse("tracking", key, job.work_dir):
+        progress.update("tracking", 1, 1, KEPT)
+        return read_solution(path)
+    solution = solve_cameras(footage.frames, footage.user_masks, plate, settings, progress)
+    write_solution(path, solution)
+    cache.keep("tracking", key, [path])
+    return solution
 
 
 def _solve_classical(
-    job: SolveJob, footage: Footage, choice: EngineChoice, meter: StageMeter, progress: Progress
+    job: SolveJob,
+    footage: Footage,
+    choice: EngineChoice,
+    cache: StageCache,
+    meter: StageMeter,
+    progress: Progress,
 ) -> SolvedShot:
     settings, plate = job.settings, footage.plate
     frames, masks = footage.frames, footage.user_masks
     progress.skip("mono_depth", NO_NETWORKS)
     progress.skip("metric_depth", NO_NETWORKS)
     with meter.stage("tracking"):
-        solution = solve_cameras(frames, masks, plate, settings, progress)
+        solution = _track(job, footage, cache, progress)
     with meter.stage("flow"):
         flow = solve_flow(frames, masks, solution, settings, job.work_dir, progress)
     with meter.stage("video_depth"):
