@@ -41,6 +41,9 @@ _log = logging.getLogger(__name__)
 _HELLO_EVERY = 0.25
 _POLL_MS = 100
 _OFFLINE_POLL_MS = 20
+# After these the server has nothing more to say to us; the first is about the versions, the second
+# comes when our key is taken off its list while we are connected.
+_FINAL_REFUSALS = ("protocol_mismatch", "server_refuses_key")
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ class Connection:
         if isinstance(message, Error) and message.code == "hello_required":
             self._disconnect(self._lost("was restarted"))
             return
-        if isinstance(message, Error) and message.code == "protocol_mismatch":
+        if isinstance(message, Error) and message.code in _FINAL_REFUSALS:
             self._failure = message.to_error()
             self._disconnect(self._failure)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -72,17 +73,18 @@ class SolverServer:
         self._stopping = False
         self.counters = Counters()
         self._sessions = Sessions()
-        self._context = zmq.Context()
-        self._context.set(zmq.BLOCKY, False)
-        self._socket = self._context.socket(zmq.ROUTER)
-        try:
-            self._jobs = JobStore(state)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            self._context = zmq.Context()
+            undo.callback(self._context.destroy, linger=0)
+            self._context.set(zmq.BLOCKY, False)
+            self._socket = self._context.socket(zmq.ROUTER)
             self._door = Door(self._context, self._socket, options.curve, self.counters)
+            undo.callback(self._door.close)
+            self._jobs = JobStore(state)
+            undo.callback(self._jobs.close)
             self.address = self._bind(options.bind)
-        except BaseException:
-            self._context.destroy(linger=0)
-            self._lock.release()
-            raise
+            undo.pop_all()
         self._answers = Answers(self._socket, self._sessions, self.counters)
         self._background = Background(self._context)
         self._ownership = Ownership(state, self._jobs, options.shared_jobs)
