@@ -63,4 +63,5 @@ def _write_results(job: SolveJob, progress: Progress, files: list[Path], action:
         "usable": verdict != "failed",
         "plate": [file.name for file in files],
         "preset": job.settings.quality_preset,
+        "environment": sorted(os.environ) if action == "environment" else [],
     }
