@@ -198,15 +198,22 @@ def _linearise(
     """
     pixels = observed.prior.shape[-1]
     moved = move_pixels(state.poses, state.disps, state.intrinsics, group.ii, group.jj)
-    adjoint = se3.adjoint_matrix(moved.j_from_i)
+    adjoint = se3.adjoint_matrix(moved.motion)
     # The reference takes the equations with focal length from its Python code.
     quirk = options.reference_quirks and not options.optimise_focal
-    inverse_depth = moved.inverse_depth(REFERENCE_MIN_DEPTH if quirk else MIN_DEPTH)
-    weight = observed.weight[group.edges] * (inverse_depth > 0)[:, None]  # [E, 2, pixels]
-    residual = observed.target[group.edges] - moved.coordinates(inverse_depth)
+    z = moved.points[:, 2]
+    seen = z > (REFERENCE_MIN_DEPTH if quirk else MIN_DEPTH)
+    inverse_depth = torch.where(seen, 1 / z, 0.0)
+    slopes = moved.slopes(inverse_depth)
+    weight = observed.weight[group.edges] * seen[:, None]  # [E, 2, pixels]
+    residual = observed.target[group.edges] - moved.coordinates(slopes)
     # Whatever a pixel without weight says, also NaN, must not reach the sums.
     residual = torch.where(weight > 0, residual, 0.0)
-    by_pose, by_disparity, by_focal = moved.jacobians(inverse_depth)
+    by_pose, by_disparity = moved.geometry_jacobians(slopes, inverse_depth)
+    if options.optimise_focal:
+        by_focal = moved.focal_jacobian(slopes, inverse_depth)
+    else:
+        by_focal = torch.zeros_like(residual)
     # [E, 2, 9, pixels]: pose j (6), focal, residual, disparity.
     columns = torch.cat([by_pose, torch.stack([by_focal, residual, by_disparity], dim=2)], dim=2)
     weighted = columns * weight[:, :, None]
@@ -299,7 +306,10 @@ def observability(
     edges_at_once = max(1, PIXELS_AT_ONCE // size)
     for i, j, k in zip(*(x.split(edges_at_once) for x in (ii, jj, source)), strict=True):
         moved = move_pixels(poses, disps, intrinsics, i, j)
-        _, by_disparity, by_focal = moved.jacobians(guarded_inverse(moved.points[:, 2]))
+        inverse_depth = guarded_inverse(moved.points[:, 2])
+        slopes = moved.slopes(inverse_depth)
+        _, by_disparity = moved.geometry_jacobians(slopes, inverse_depth)
+        by_focal = moved.focal_jacobian(slopes, inverse_depth)
         depth_information.index_add_(0, k, by_disparity.square().sum(1))
         focal_information = focal_information + by_focal.square().sum()
     return depth_information.median(), focal_information / (2 * intrinsics[2]) ** 2

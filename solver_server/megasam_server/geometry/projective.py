@@ -48,60 +48,65 @@ class Jacobians(NamedTuple):
 class MovedPixels(NamedTuple):
     """The pixels of the edges' source frames in the cameras of their target frames.
 
-    ``pixels`` is h*w. The pose relates the two cameras: ``j_from_i``.
+    ``pixels`` is h*w. ``motion`` relates the two cameras: ``j_from_i``.
 
     Attributes:
-        j_from_i: [E, 7].
-        rotation: [E, 3, 3] of that pose.
+        motion: [E, 4, 4].
         rays: [1 or E, 2, pixels] (x/z, y/z) of the pixels in frame i.
         disps: [E, pixels] of frame i.
         points: [E, 3, pixels] points in camera j, in units of their depth in camera i: camera j
             sees depth points[:, 2] / disps.
-        focals: [2, E, 2] (fx, fy) of frames i and j.
-        centre: [E, 2] (cx, cy) of frame j.
+        focals: [2, 1 or E, 2, 1] (fx, fy) of frames i and j.
+        centre: [1 or E, 2, 1] (cx, cy) of frame j.
     """
 
-    j_from_i: Tensor
-    rotation: Tensor
+    motion: Tensor
     rays: Tensor
     disps: Tensor
     points: Tensor
     focals: Tensor
     centre: Tensor
 
-    def inverse_depth(self, nearest: float) -> Tensor:
-        """1/Z of the points, [E, pixels]; 0 where Z < nearest."""
-        z = self.points[:, 2]
-        return torch.where(z > nearest, 1 / z, 0.0)
+    def slopes(self, inverse_depth: Tensor) -> Tensor:
+        """(x/z, y/z) of the points in camera j, [E, 2, pixels]; 1/z is given, [E, pixels]."""
+        return self.points[:, :2] * inverse_depth[:, None]
 
-    def coordinates(self, inverse_depth: Tensor) -> Tensor:
+    def coordinates(self, slopes: Tensor) -> Tensor:
         """Where the points are seen in frame j, [E, 2, pixels]."""
-        slopes = self.points[:, :2] * inverse_depth[:, None]
-        return slopes * self.focals[1, :, :, None] + self.centre[:, :, None]
+        return torch.addcmul(self.centre, slopes, self.focals[1])
 
-    def jacobians(self, inverse_depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Derivatives by pose j [E, 2, 6, pixels], disparity and focal length [E, 2, pixels] each.
+    def geometry_jacobians(self, slopes: Tensor, inverse_depth: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of the coordinates by pose j [E, 2, 6, pixels] and disparity [E, 2, pixels].
 
-        Those by pose i are ``-J_j Ad(j_from_i)``. A point with inverse depth 0 gives finite rows.
+        Those by pose i are ``-J_j Ad(motion)``. A point with inverse depth 0 gives finite rows.
         """
-        fx, fy = self.focals[1].unsqueeze(-1).unbind(1)  # [E, 1]
-        a, b = (self.points[:, :2] * inverse_depth[:, None]).unbind(1)  # [E, pixels]
-        near = self.disps * inverse_depth  # 1 / depth seen from camera j
+        focal = self.focals[1]  # [1 or E, 2, 1]
+        (fx, fy), (a, b) = focal.unbind(1), slopes.unbind(1)
+        scale = focal * inverse_depth[:, None]  # [E, 2, pixels]
+        by_shift = scale * self.disps[:, None]
+        by_depth = -slopes * by_shift
+        stretched = focal * slopes
+        mixed = stretched[:, 0] * b
         zero = torch.zeros_like(a)
         rows = [
-            *(fx * near, zero, -fx * a * near, -fx * a * b, fx + fx * a * a, -fx * b),
-            *(zero, fy * near, -fy * b * near, -fy - fy * b * b, fy * a * b, fy * a),
+            *(by_shift[:, 0], zero, by_depth[:, 0]),
+            *(-mixed, torch.addcmul(fx, stretched[:, 0], a), -fx * b),
+            *(zero, by_shift[:, 1], by_depth[:, 1]),
+            *(torch.addcmul(-fy, stretched[:, 1], b, value=-1), stretched[:, 1] * a, fy * a),
         ]
         by_pose = torch.stack(rows, dim=1).unflatten(1, (2, 6))
-        scale = self.focals[1, :, :, None] * inverse_depth[:, None]  # [E, 2, pixels]
-        slopes = torch.stack([a, b], dim=1)
-        t = self.j_from_i[:, :3, None]
-        by_disparity = scale * (t[:, :2] - t[:, 2:] * slopes)
-        # Ray of the pixel as the focal length grows: it turns towards the axis.
-        turn = self.rotation[:, :, :2] / -self.focals[0, :, None, :]  # [E, 3, 2]
-        d = turn[:, :, :1] * self.rays[:, None, 0] + turn[:, :, 1:] * self.rays[:, None, 1]
-        by_focal = slopes + scale * (d[:, :2] - slopes * d[:, 2:])
-        return by_pose, by_disparity, by_focal * (2 * self.centre[:, :1, None])
+        shift = self.motion[:, :3, 3:]
+        by_disparity = scale * torch.addcmul(shift[:, :2], shift[:, 2:], slopes, value=-1)
+        return by_pose, by_disparity
+
+    def focal_jacobian(self, slopes: Tensor, inverse_depth: Tensor) -> Tensor:
+        """Derivative of the coordinates by fx / (2 cx), [E, 2, pixels], see :class:`Jacobians`."""
+        # As the focal length grows, the ray of a pixel turns towards the axis.
+        turn = self.motion[:, :3, :2] / -self.focals[0].mT  # [E, 3, 2]
+        ray = turn[:, :, :1] * self.rays[:, None, 0] + turn[:, :, 1:] * self.rays[:, None, 1]
+        scale = self.focals[1] * inverse_depth[:, None]
+        by_focal = slopes + scale * (ray[:, :2] - slopes * ray[:, 2:])
+        return by_focal * (2 * self.centre[:, :1])
 
 
 def pixel_grid(height: int, width: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
@@ -142,8 +147,8 @@ def move_pixels(
     poses: Tensor, disps: Tensor, intrinsics: Tensor, ii: Tensor, jj: Tensor
 ) -> MovedPixels:
     """Carry the pixels of frames ii into the cameras jj; shapes as in projective_transform."""
-    j_from_i = se3.compose(poses[jj], se3.inverse(poses[ii]))
-    rotation = se3.matrix(j_from_i)[:, :3, :3]
+    motion = se3.matrix(se3.relative(poses[jj], poses[ii]))
+    columns = motion[:, :3].split(1, dim=-1)  # each [E, 3, 1]
     height, width = disps.shape[-2:]
     grid = pixel_grid(height, width, disps.dtype, disps.device).flatten(0, 1).mT  # [2, pixels]
     shared = intrinsics.ndim == 1
@@ -152,18 +157,11 @@ def move_pixels(
     rays = (grid - camera_i[:, 2:, None]) / camera_i[:, :2, None]
     disps = disps[ii].flatten(1)
     # Element by element, not as a matrix product: coordinates must not be rounded to TF32.
-    points = torch.addcmul(rotation[:, :, 2:], rotation[:, :, :1], rays[:, None, 0])
-    points = torch.addcmul(points, rotation[:, :, 1:2], rays[:, None, 1])
-    points = torch.addcmul(points, j_from_i[:, :3, None], disps[:, None])
-    return MovedPixels(
-        j_from_i,
-        rotation,
-        rays,
-        disps,
-        points,
-        torch.stack([camera_i[:, :2], camera_j[:, :2]]),
-        camera_j[:, 2:],
-    )
+    points = torch.addcmul(columns[2], columns[0], rays[:, None, 0])
+    points = torch.addcmul(points, columns[1], rays[:, None, 1])
+    points = torch.addcmul(points, columns[3], disps[:, None])
+    focals = torch.stack([camera_i[:, :2, None], camera_j[:, :2, None]])
+    return MovedPixels(motion, rays, disps, points, focals, camera_j[:, 2:, None])
 
 
 def projective_transform(
@@ -191,13 +189,15 @@ def projective_transform(
     moved = move_pixels(poses, disps, intrinsics, ii, jj)
     z = moved.points[:, 2]
     inverse_depth = guarded_inverse(z)
-    coords = moved.coordinates(inverse_depth).unflatten(-1, size).movedim(1, -1)
+    slopes = moved.slopes(inverse_depth)
+    coords = moved.coordinates(slopes).unflatten(-1, size).movedim(1, -1)
     valid = (z > MIN_DEPTH).unflatten(-1, size)
     if not jacobians:
         return coords, valid
-    by_pose, by_disparity, by_focal = moved.jacobians(inverse_depth)
+    by_pose, by_disparity = moved.geometry_jacobians(slopes, inverse_depth)
+    by_focal = moved.focal_jacobian(slopes, inverse_depth)
     pose_j = by_pose.unflatten(-1, size).permute(0, 3, 4, 1, 2)  # [E, h, w, 2, 6]
-    adjoint = se3.adjoint_matrix(moved.j_from_i)[:, None, None]
+    adjoint = se3.adjoint_matrix(moved.motion)[:, None, None]
     columns = (
         column.unflatten(-1, size).permute(0, 2, 3, 1).unsqueeze(-1)
         for column in (by_disparity, by_focal)
@@ -242,13 +242,14 @@ def _one_way_distance(poses, disps, intrinsics, ii, jj, beta: float) -> Tensor:
     moved = move_pixels(poses, disps, intrinsics, ii, jj)
     ones = torch.ones_like(moved.disps)[:, None]
     rays = moved.rays.expand(len(ii), -1, -1)
-    shifted = torch.cat([rays, ones], dim=1) + moved.j_from_i[:, :3, None] * moved.disps[:, None]
+    shifted = torch.cat([rays, ones], dim=1) + moved.motion[:, :3, 3:] * moved.disps[:, None]
     start = pixel_grid(*disps.shape[-2:], disps.dtype, disps.device).flatten(0, 1).mT  # [2, pixels]
     total = counted = 0.0
     for share, points in ((beta, moved.points), (1 - beta, shifted)):
         z = points[:, 2]
         visible = z > MIN_DEPTH_DISTANCE
-        end = moved._replace(points=points).coordinates(1 / torch.where(visible, z, 1.0))
+        slopes = points[:, :2] / torch.where(visible, z, 1.0)[:, None]
+        end = moved.coordinates(slopes)
         length = torch.linalg.vector_norm(end - start, dim=1)
         total = total + share * torch.where(visible, length, 0.0).sum(-1)
         counted = counted + share * visible.sum(-1)

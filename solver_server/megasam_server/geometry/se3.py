@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 # Below this angle (radians) series replace quotients; the first term left out is below 1e-15.
 SERIES_ANGLE = 0.5
@@ -71,6 +71,16 @@ def inverse(pose: Tensor) -> Tensor:
     return torch.cat([-_rotate(-vector, scalar, translation), -vector, scalar], dim=-1)
 
 
+def relative(a: Tensor, b: Tensor) -> Tensor:
+    """``a * b^-1``: from b's camera to a's; [..., 7] x [..., 7] -> [..., 7]."""
+    translation_a, vector_a, scalar_a = _parts(a)
+    translation_b, vector_b, scalar_b = _parts(b)
+    vector = scalar_b * vector_a - scalar_a * vector_b - _cross(vector_a, vector_b)
+    scalar = scalar_a * scalar_b + vecdot(vector_a, vector_b).unsqueeze(-1)
+    translation = translation_a - _rotate(vector, scalar, translation_b)
+    return torch.cat([translation, vector, scalar], dim=-1)
+
+
 def compose(a: Tensor, b: Tensor) -> Tensor:
     """``a * b``: first b, then a; [..., 7] x [..., 7] -> [..., 7]."""
     translation_a, vector_a, scalar_a = _parts(a)
@@ -106,10 +116,12 @@ def adjoint_transpose(pose: Tensor, covector: Tensor) -> Tensor:
     return torch.cat([_rotate(-vector, scalar, force), torque], dim=-1)
 
 
-def adjoint_matrix(pose: Tensor) -> Tensor:
-    """Ad(T) itself, [..., 7] -> [..., 6, 6]."""
-    axes = torch.eye(6, dtype=pose.dtype, device=pose.device)
-    return adjoint(pose.unsqueeze(-2), axes).mT
+def adjoint_matrix(motion: Tensor) -> Tensor:
+    """Ad(T) itself, of the pose's matrix: [..., 4, 4] -> [..., 6, 6]."""
+    rotation, translation = motion[..., :3, :3], motion[..., :3, 3:]
+    turned = torch.linalg.cross(translation.expand_as(rotation), rotation, dim=-2)
+    upper = torch.cat([rotation, turned], dim=-1)
+    return torch.cat([upper, pad(rotation, (3, 0))], dim=-2)
 
 
 def act(pose: Tensor, points: Tensor) -> Tensor:

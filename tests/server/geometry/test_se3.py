@@ -71,6 +71,7 @@ def test_float32_keeps_its_digits(twist):
 def test_group_laws(first, second, third):
     a, b = se3.exp(first), se3.exp(second)
     close(se3.matrix(se3.compose(a, b)), se3.matrix(a) @ se3.matrix(b))
+    close(se3.matrix(se3.relative(a, b)), se3.matrix(se3.compose(a, se3.inverse(b))))
     close(se3.matrix(se3.inverse(a)), torch.linalg.inv(se3.matrix(a)))
     close(se3.matrix(se3.retract(a, third)), se3.matrix(se3.exp(third)) @ se3.matrix(a))
     # T Exp(xi) T^-1 = Exp(Ad xi), and the transpose is the transpose.
@@ -79,7 +80,7 @@ def test_group_laws(first, second, third):
     close(
         torch.dot(se3.adjoint_transpose(a, second), third), torch.dot(second, se3.adjoint(a, third))
     )
-    close(se3.adjoint_matrix(a) @ third, se3.adjoint(a, third))
+    close(se3.adjoint_matrix(se3.matrix(a)) @ third, se3.adjoint(a, third))
 
 
 @settings(max_examples=60, deadline=None)
