@@ -43,8 +43,8 @@ class MovieReader:
     Raises:
         MegasamError: ``plate_not_found``, ``plate_unreadable``, ``not_a_movie``,
             ``truncated_movie`` (the index is missing, or the file ends before its last frame),
-            ``damaged_movie``, ``plate_too_small`` or ``plate_too_large``; ``size_changes`` while
-            reading.
+            ``damaged_movie``, ``plate_too_small``, ``plate_too_large``, ``plate_too_long`` or
+            ``plate_size_unreadable``; ``size_changes`` while reading.
     """
 
     kind = "movie"
@@ -54,6 +54,8 @@ class MovieReader:
         self.name = path.stem
         with self._video() as (container, stream):
             context = stream.codec_context
+            if not context.width or not context.height:
+                raise _size_unreadable(path.name)
             check_plate_size(context.width, context.height, path.name)
             self._stored_size = (context.width, context.height)
             self._pixel_aspect = _pixel_aspect(stream.sample_aspect_ratio)
@@ -218,6 +220,16 @@ class MovieReader:
                 )
             )
         return notices
+
+
+def _size_unreadable(name: str) -> MegasamError:
+    megapixels = picture_limits().pixels / 1e6
+    return MegasamError(
+        "plate_size_unreadable",
+        f"{name} does not say how large its pictures are, or they have more than the"
+        f" {megapixels:.0f} megapixels that are allowed.",
+        "Scale the plate down, or check that the file is not damaged.",
+    )
 
 
 def _largest_picture() -> dict[str, str]:
