@@ -14,6 +14,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import DEFAULT_PORT
 
 from megasam_server.cli import checkpoints
+from megasam_server.cli.gc import gc
 from megasam_server.cli.keys import app as keys_app
 from megasam_server.cli.serve import default_state, serve
 from megasam_server.cli.solve import solve
@@ -50,6 +51,7 @@ def options(
 
 app.command()(solve)
 app.command()(serve)
+app.command()(gc)
 app.add_typer(keys_app, name="keys")
 app.add_typer(checkpoints.app, name="checkpoints")
 

@@ -16,8 +16,18 @@ from megasam_shared.keys import ALLOWED_CLIENTS, SERVER_KEY
 from megasam_shared.protocol import DEFAULT_PORT
 from megasam_shared.server_keys import full_address
 
-from megasam_server.service.options import EVERY_CLIENT, CurveOptions, ServerOptions
+from megasam_server.service.options import (
+    EVERY_CLIENT,
+    CurveOptions,
+    ServerOptions,
+    StorageLimits,
+)
 from megasam_server.service.worker import SOLVER
+
+KEEP_DAYS_HELP = (
+    "How long unused uploads and results stay, counted while a server runs; 0 for ever."
+)
+STORAGE_LIMIT_HELP = "Most uploads, results and stage outputs of all clients."
 
 
 def default_state() -> Path:
@@ -72,6 +82,27 @@ def serve(
     queue_limit: Annotated[
         int, typer.Option(metavar="JOBS", min=1, help="Most jobs that wait.")
     ] = 100,
+    queue_limit_per_client: Annotated[
+        int | None, typer.Option(metavar="JOBS", min=1, help="Most jobs of one client that wait.")
+    ] = None,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="GPUs to solve on, one worker each: 0,1 or 'auto' (all, else the CPU) or 'cpu'.",
+        ),
+    ] = "auto",
+    job_timeout: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, help="Longest run of a job; 0 for no limit.")
+    ] = 24 * 60,
+    keep_days: Annotated[float, typer.Option(metavar="DAYS", min=0, help=KEEP_DAYS_HELP)] = 14,
+    client_quota: Annotated[
+        float | None,
+        typer.Option(metavar="GB", min=0, help="Most uploads and results that one client keeps."),
+    ] = None,
+    storage_limit: Annotated[
+        float | None, typer.Option(metavar="GB", min=0, help=STORAGE_LIMIT_HELP)
+    ] = None,
 ) -> None:
     """Run the solver server until Ctrl-C."""
     from megasam_server.service.server import SolverServer
@@ -87,6 +118,10 @@ def serve(
             media_roots=media_root or [],
             prefix_maps={EVERY_CLIENT: dict(map(prefix_pair, map_prefix or []))},
             queue_limit=queue_limit,
+            queue_limit_per_client=queue_limit_per_client,
+            gpus=None if gpus == "auto" else [name.strip() for name in gpus.split(",")],
+            job_timeout=job_timeout * 60 or None,
+            storage=storage_limits(keep_days, storage_limit, client_quota),
             # The variable is for the project's own tests, which bring a job function along.
             job_function=os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER),
         )
@@ -99,6 +134,17 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     print(f"Listening on {server.address}", flush=True)
     server.run()
+
+
+def storage_limits(
+    keep_days: float, storage_limit: float | None, client_quota: float | None = None
+) -> StorageLimits:
+    """Limits as the command line gives them: days, and GB of a thousand million bytes."""
+    return StorageLimits(
+        ttl=keep_days * 24 * 3600 or None,
+        client_bytes=None if client_quota is None else round(client_quota * 1e9),
+        all_bytes=None if storage_limit is None else round(storage_limit * 1e9),
+    )
 
 
 def prefix_pair(text: str) -> tuple[str, Path]:

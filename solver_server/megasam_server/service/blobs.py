@@ -152,6 +152,10 @@ class BlobStore:
                     with contextlib.suppress(FileNotFoundError):
                         yield whole.name, whole.stat().st_size, True
 
+    def has(self, sha256: str) -> bool:
+        """The whole file is there."""
+        return self._whole_path(sha256).exists()
+
     def in_use(self, sha256: str) -> bool:
         """A job's folder has a link to the file."""
         try:

@@ -19,12 +19,11 @@ from megasam_shared.wire import decode, encode
 from megasam_server.service.job_folder import JobFolder, write_whole
 from megasam_server.service.service_clock import ServiceClock
 from megasam_server.service.spare_room import SpareRoom
-from megasam_server.service.state_index import open_index
+from megasam_server.service.state_index import JOBS_FOLDER, open_index
 
 _log = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 2
-JOBS_FOLDER = "jobs"
 _LISTED = 1000
 
 # Higher priorities first; within one, owners take turns, each with its oldest job. Who was served

@@ -36,13 +36,28 @@ class UploadLimits:
         files: most files of one submission, plate and masks together.
         file_bytes: largest single file.
         submission_bytes: most bytes of one submission, plate and masks together.
-        quota_bytes: most bytes that one client keeps on the server; None is no quota.
     """
 
     files: int = MAX_FILES
     file_bytes: int = 1 << 40
     submission_bytes: int = 1 << 40
-    quota_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class StorageLimits:
+    """How much may lie there, and how long.
+
+    Attributes:
+        ttl: seconds that uploads and results stay after their last use; None for ever.
+        client_bytes: uploads and results of one client; None for no limit.
+        all_bytes: uploads, results and kept stage outputs of all; None for no limit.
+        cache_bytes: kept stage outputs.
+    """
+
+    ttl: float | None = None
+    client_bytes: int | None = None
+    all_bytes: int | None = None
+    cache_bytes: int = 50 << 30
 
 
 @dataclass(frozen=True)
@@ -58,14 +73,12 @@ class ServerOptions:
         media_roots: folders whose plates clients may name by path.
         prefix_maps: how paths of clients are read here: client name, or ``*`` for every client,
             to {prefix at the client: folder here}, e.g. ``{"*": {"Z:/shows": "/mnt/shows"}}``.
-        pictures, uploads: limits.
+        pictures, uploads, storage: limits.
         queue_limit: most jobs that wait, over all clients.
         queue_limit_per_client: most jobs of one client that wait; None for no limit of its own.
         gpus: devices to solve on, one worker each; None takes every GPU that is there, else the
             CPU.
         job_timeout: seconds that one run of a job may take; None for ever.
-        ttl: seconds after which jobs that are over, and uploads that nobody uses, are removed;
-            None keeps them.
         worker_environment: further variables that workers inherit (see
             :mod:`megasam_server.service.worker_environment`).
         job_function: ``module:function`` that solves.
@@ -79,10 +92,10 @@ class ServerOptions:
     prefix_maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     pictures: PictureLimits = PictureLimits()
     uploads: UploadLimits = UploadLimits()
+    storage: StorageLimits = StorageLimits()
     queue_limit: int = 100
     queue_limit_per_client: int | None = None
     gpus: Sequence[str] | None = None
     job_timeout: float | None = None
-    ttl: float | None = None
     worker_environment: Sequence[str] = ()
     job_function: str = SOLVER

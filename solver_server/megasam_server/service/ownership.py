@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from pathlib import Path
-
 from megasam_server.service.blobs import BlobStore
 from megasam_server.service.jobs import JobRecord, JobStore
 from megasam_server.service.sessions import Session
+from megasam_server.service.storage import Storage
 
 
 class Ownership:
@@ -19,16 +16,14 @@ class Ownership:
     spoil another's half-sent file. The price is that a plate two clients send is kept twice.
 
     Args:
-        state: the server's state folder.
+        storage: where the uploads are.
         shared: everybody may do everything with every job and upload.
     """
 
-    def __init__(self, state: Path, jobs: JobStore, shared: bool) -> None:
-        self._blobs = state / "blobs"
+    def __init__(self, storage: Storage, jobs: JobStore, shared: bool) -> None:
+        self._storage = storage
         self._jobs = jobs
         self._shared = shared
-        self._stores: dict[str, BlobStore] = {}
-        self._lock = threading.Lock()
 
     def record(self, session: Session, job: str) -> JobRecord:
         """The job, when the session may have to do with it.
@@ -48,19 +43,4 @@ class Ownership:
 
     def uploads_of(self, session: Session) -> BlobStore:
         """Where the session's uploads are. From any thread."""
-        folder = upload_folder("" if self._shared else session.owner)
-        with self._lock:
-            store = self._stores.get(folder)
-            if store is None:
-                store = self._stores[folder] = BlobStore(self._blobs / folder)
-            return store
-
-    def close(self) -> None:
-        with self._lock:
-            for store in self._stores.values():
-                store.close()
-
-
-def upload_folder(owner: str) -> str:
-    """Name of the folder with the uploads of an owner."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:32] if owner else "shared"
+        return self._storage.uploads_of("" if self._shared else session.owner)

@@ -27,6 +27,7 @@ from megasam_server.service.counters import Counters
 from megasam_server.service.devices import choose_devices
 from megasam_server.service.door import Door, Visitor
 from megasam_server.service.fetch_requests import FetchRequests
+from megasam_server.service.housekeeping import Housekeeping
 from megasam_server.service.job_requests import JobRequests
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.local_workers import LocalWorkers
@@ -35,7 +36,9 @@ from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
 from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Session, Sessions
+from megasam_server.service.state_index import CACHE_FOLDER
 from megasam_server.service.state_lock import StateLock
+from megasam_server.service.storage import Storage
 from megasam_server.service.upload_requests import UploadRequests
 from megasam_server.service.worker_environment import worker_environment
 
@@ -83,11 +86,13 @@ class SolverServer:
             undo.callback(self._door.close)
             self._jobs = JobStore(state)
             undo.callback(self._jobs.close)
+            self._storage = Storage(state, options.storage, self._jobs.clock.now)
+            undo.callback(self._storage.close)
             self.address = self._bind(options.bind)
             undo.pop_all()
         self._answers = Answers(self._socket, self._sessions, self.counters)
         self._background = Background(self._context)
-        self._ownership = Ownership(state, self._jobs, options.shared_jobs)
+        self._ownership = Ownership(self._storage, self._jobs, options.shared_jobs)
         environment = worker_environment(options.worker_environment) | {
             PICTURE_LIMITS_VARIABLE: options.pictures.to_text(),
             MEDIA_ROOTS_VARIABLE: roots.to_text(),
@@ -98,11 +103,14 @@ class SolverServer:
         self._runner = JobRunner(
             self._jobs,
             workers,
-            state / "cache",
+            state / CACHE_FOLDER,
             options.job_timeout,
             self._background.forget,
             self._answers.publish,
             time.monotonic,
+        )
+        self._housekeeping = Housekeeping(
+            state, self._jobs, self._storage, self._background.forget, time.monotonic()
         )
         uploads = UploadRequests(
             self._ownership, self._background, self._answers, options.uploads, self.counters
@@ -165,6 +173,7 @@ class SolverServer:
                     self._forget_revoked()
                 self._receive()
                 self._runner.tick()
+                self._housekeeping.tick(time.monotonic())
                 for session in self._sessions.drop_silent(time.monotonic()):
                     _log.info("client %r is silent and forgotten", session.name)
         finally:
@@ -180,7 +189,7 @@ class SolverServer:
     def _close(self) -> None:
         self._runner.close()
         self._background.close()
-        self._ownership.close()
+        self._storage.close()
         self._jobs.close()
         self._door.close()
         self._context.destroy(linger=0)

@@ -10,7 +10,11 @@ from megasam_shared.errors import MegasamError
 
 _log = logging.getLogger(__name__)
 
+# What lies in a state folder.
 INDEX_NAME = "jobs.sqlite3"
+JOBS_FOLDER = "jobs"
+BLOBS_FOLDER = "blobs"
+CACHE_FOLDER = "cache"
 
 # One step per layout; PRAGMA user_version counts the steps that were taken.
 _STEPS = (
