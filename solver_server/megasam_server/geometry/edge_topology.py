@@ -80,8 +80,8 @@ class EdgeTopology:
         """Tables for edges ii -> jj, [E] int64 each, on the device of ``ii``.
 
         Sources are the frames of ``ii`` and all free frames. ``pixels`` is the size h*w of a
-        disparity map; ``pixels_at_once`` bounds the edges of a group (a single source frame is
-        never split).
+        disparity map; ``pixels_at_once`` bounds the pixels of a group's edges (a single source
+        frame is never split).
 
         Raises:
             ValueError: an edge from a frame to itself, or an empty range of free frames.
@@ -98,16 +98,15 @@ class EdgeTopology:
         )
         # The free frames were counted once more than they have edges.
         degree = degree - ((sources >= first_free) & (sources < end))
-        # Like degrees together: a group is padded to its largest.
+        # Like degrees together: a group is padded to its largest, which is its last.
         order = np.argsort(degree, kind="stable")
-        most = max(1, pixels_at_once // pixels)
-        # A source without edges still costs its rows, about as much as one edge.
-        start, filled, parts = 0, 0, []
-        for position, cost in enumerate(np.maximum(degree[order], 1)):
-            if filled and filled + cost > most:
+        parts, start = [], 0
+        for position, edges in enumerate(np.maximum(degree[order], 1).tolist()):
+            # Its pixels, and its products of rows, which cost about as much as three pixels each.
+            cost = edges * pixels + 3 * (edges + 1) ** 2
+            if position > start and (position + 1 - start) * cost > pixels_at_once:
                 parts.append(order[start:position])
-                start, filled = position, 0
-            filled += cost
+                start = position
         parts.append(order[start:])
         groups = tuple(
             _group(ii, jj, np.sort(sources[part]), first_free, free, device) for part in parts
