@@ -62,7 +62,8 @@ class DepthAnything(nn.Module):
         self.version = version
         self.blocks = head.spread if version == 2 else tuple(range(vit.depth - 4, vit.depth))
         self.pretrained = Dinov2(vit, grid_offset=0.1)
-        self.depth_head = DptHead(vit.width, head)
+        # Tokens arrive channels last: with weights in the same order no convolution reorders them.
+        self.depth_head = DptHead(vit.width, head).to(memory_format=torch.channels_last)
 
     def network_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height that :meth:`disparity` runs the network at."""

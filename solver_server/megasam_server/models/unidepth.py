@@ -244,8 +244,8 @@ class CameraHead(nn.Module):
         tokens = self.aggregate2(tokens, context, query_place=self.latents_pos)
         log_focal, centre = self.out(tokens).squeeze(-1).float().split(2, dim=1)  # [B,2] each
         focal = log_focal.exp() * (max(size) / 2)
-        centre = centre.sigmoid() * centre.new_tensor([width, height])
-        return torch.cat([focal, centre], dim=1)
+        x, y = centre.sigmoid().split(1, dim=1)  # [B,1] each
+        return torch.cat([focal, x * width, y * height], dim=1)
 
 
 class GlobalHead(nn.Module):
