@@ -96,9 +96,11 @@ class Dinov2(nn.Module):
         """The position embedding for a grid of h x w patches, [1,1+h*w,C].
 
         Kept for each size outside training: the frames of a clip are all of one size, and the
-        bicubic kernel is slow for few pixels with many channels.
+        bicubic kernel is slow for few pixels with many channels. So a size must have been run once
+        before a CUDA graph is captured at it.
         """
-        if self.training:
+        learning = torch.is_grad_enabled() and self.pos_embed.requires_grad
+        if self.training or learning:
             return self._resized_position(h, w)
         if (h, w) not in self._positions:
             self._positions[h, w] = self._resized_position(h, w)

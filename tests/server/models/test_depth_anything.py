@@ -71,8 +71,11 @@ def test_new_weights_are_not_met_with_the_old_position_embedding():
     assert not torch.allclose(before, after)
     assert vit.double()(images.double(), (0,))[0][0].dtype == torch.float64
     vit.float().train()
-    trained = vit(images, (0,))[0][0]
-    np.testing.assert_allclose(trained, after, atol=1e-4)
+    np.testing.assert_allclose(vit(images, (0,))[0][0], after, atol=1e-4)
+    with torch.enable_grad():
+        for _ in range(2):  # nothing of the first pass is in the way of the second
+            vit.eval()(images, (0,))[0][0].sum().backward()
+    assert vit.pos_embed.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("size", [(84, 154), (266, 154), (100, 100)])
