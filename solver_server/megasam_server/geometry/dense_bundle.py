@@ -78,11 +78,23 @@ class _Observations(NamedTuple):
     eta: Tensor  # [N, pixels]
 
 
-class _Equations(NamedTuple):
-    """The linearised edges of one group of source frames."""
+class _Linearised(NamedTuple):
+    """The edges of a group of source frames, at the present estimate.
 
-    gram: Tensor | None  # [E, 8, 8] (pose j 6, focal, residual) x the same, summed over pixels
-    rows: Tensor  # [K, 6(D+1), pixels] against disparity; the last six: focal, right side, unused
+    Columns are derivatives of the coordinates by pose j (6) and focal length, the residual, and the
+    derivative by disparity. That by pose i is ``-J_j Ad``, so that sums over pixels are needed for
+    pose j only.
+    """
+
+    adjoint: Tensor  # [E, 6, 6] Ad(T_j T_i^-1)
+    columns: Tensor  # [E, 2, 9, pixels]
+    weighted: Tensor  # the same times the weights
+
+
+class _DisparityRows(NamedTuple):
+    """The equations of the disparities of a group of source frames."""
+
+    rows: Tensor  # [K, 6(D+1), pixels] against poses; the last six: focal, right side, unused
     variance: Tensor  # [K, pixels] 1/C; 0 where nothing is known
 
 
@@ -149,15 +161,12 @@ def _step(
     system = state.poses.new_zeros(slots * slots, 36, dtype=torch.float64)
     kept = None
     for group in topology.groups:
-        adjoint, equations = _linearise(state, observed, group, options)
-        blocks = _edge_blocks(adjoint, equations.gram, options.lm)
-        system.index_add_(0, group.edge_blocks, blocks)
+        edges = _linearise(state, observed, group, options)
+        system.index_add_(0, group.edge_blocks, _edge_blocks(edges, options.lm))
         if not options.motion_only:
-            rows = equations.rows
-            product = torch.bmm(rows * equations.variance[:, None], rows.mT)
-            depth = rows.shape[1] // 6
-            product = product.unflatten(1, (depth, 6)).unflatten(3, (depth, 6)).transpose(2, 3)
-            system.index_add_(0, group.row_blocks, product.reshape(-1, 36).double(), alpha=-1)
+            equations = _against_disparity(edges, state, observed, group, options.alpha)
+            blocks = _row_products(equations)
+            system.index_add_(0, group.row_blocks, blocks, alpha=-1)
             # Several groups do not fit in memory together: theirs are made again below.
             kept = equations if len(topology.groups) == 1 else None
     unknowns = 6 * free + int(options.optimise_focal)
@@ -178,7 +187,10 @@ def _step(
         by_slot = _by_slot(solution, free, options)  # [P+2, 6]
         disps = disps.clone()
         for group in topology.groups:
-            equations = kept or _linearise(state, observed, group, options, gram=False)[1]
+            equations = kept
+            if kept is None:
+                edges = _linearise(state, observed, group, options)
+                equations = _against_disparity(edges, state, observed, group, options.alpha)
             steps = by_slot[group.row_slots].flatten(1)  # [K, 6(D+1)]
             change = torch.bmm(steps[:, None], equations.rows)[:, 0] * -equations.variance
             disps.index_add_(0, group.sources, change.view(-1, *disps.shape[1:]))
@@ -186,19 +198,9 @@ def _step(
 
 
 def _linearise(
-    state: BundleState,
-    observed: _Observations,
-    group: SourceGroup,
-    options: BundleOptions,
-    gram: bool = True,
-) -> tuple[Tensor, _Equations]:
-    """Ad(T_j T_i^-1) of the edges, [E, 6, 6], and their equations.
-
-    The derivative by pose i is -J_j Ad, so that sums over pixels are needed for pose j only.
-    """
-    pixels = observed.prior.shape[-1]
+    state: BundleState, observed: _Observations, group: SourceGroup, options: BundleOptions
+) -> _Linearised:
     moved = move_pixels(state.poses, state.disps, state.intrinsics, group.ii, group.jj)
-    adjoint = se3.adjoint_matrix(moved.motion)
     # The reference takes the equations with focal length from its Python code.
     quirk = options.reference_quirks and not options.optimise_focal
     z = moved.points[:, 2]
@@ -214,19 +216,38 @@ def _linearise(
         by_focal = moved.focal_jacobian(slopes, inverse_depth)
     else:
         by_focal = torch.zeros_like(residual)
-    # [E, 2, 9, pixels]: pose j (6), focal, residual, disparity.
-    columns = torch.cat([by_pose, torch.stack([by_focal, residual, by_disparity], dim=2)], dim=2)
-    weighted = columns * weight[:, :, None]
-    products = None
-    if gram:
-        left, right = columns[:, :, :8].flatten(0, 1), weighted[:, :, :8].flatten(0, 1)
-        products = torch.bmm(left, right.mT).unflatten(0, (-1, 2)).sum(1)  # [E, 8, 8]
+    others = torch.stack([by_focal, residual, by_disparity], dim=2)
+    columns = torch.cat([by_pose, others], dim=2)  # [E, 2, 9, pixels]
+    return _Linearised(se3.adjoint_matrix(moved.motion), columns, columns * weight[:, :, None])
 
-    # Everything against disparity, [E, 9, pixels].
-    against = (weighted * by_disparity[:, :, None]).sum(1)
+
+def _edge_blocks(edges: _Linearised, lm: float) -> Tensor:
+    """Blocks between pose i, pose j and slot P in the system, float64 [E*9, 36].
+
+    Those of pose i follow from pose j's by the adjoint; damping is on the diagonal.
+    """
+    left, right = edges.columns[:, :, :8].flatten(0, 1), edges.weighted[:, :, :8].flatten(0, 1)
+    gram = torch.bmm(left, right.mT).unflatten(0, (-1, 2)).sum(1)  # [E, 8, 8]
+    gram = pad(gram.double(), (0, 4, 0, 4))  # [E, 12, 12]
+    identity = torch.eye(12, dtype=torch.float64, device=gram.device).expand_as(gram)
+    spread = torch.cat([pad(-edges.adjoint.double(), (0, 0, 0, 6)), identity], dim=2)
+    blocks = spread.mT @ gram @ spread  # [E, 18, 18]
+    blocks.diagonal(dim1=1, dim2=2).mul_(1 + lm)
+    return blocks.view(-1, 3, 6, 3, 6).transpose(2, 3).reshape(-1, 36)
+
+
+def _against_disparity(
+    edges: _Linearised,
+    state: BundleState,
+    observed: _Observations,
+    group: SourceGroup,
+    alpha: float,
+) -> _DisparityRows:
+    """Sum the edges of each source frame, pixel by pixel, and add prior or damping."""
+    against = (edges.weighted * edges.columns[:, :, 8:]).sum(1)  # [E, 9, pixels]
     blocks_j = against[:, :6]
-    blocks_i = -torch.bmm(adjoint.mT, blocks_j)
-    count, depth = group.row_slots.shape
+    blocks_i = -torch.bmm(edges.adjoint.mT, blocks_j)
+    (count, depth), pixels = group.row_slots.shape, against.shape[-1]
     rows = against.new_zeros(count * depth + 1, 6, pixels)
     rows.index_add_(0, group.rows, torch.stack([blocks_i, blocks_j], dim=1).flatten(0, 1))
     rows = rows[:-1].view(count, depth * 6, pixels)
@@ -236,25 +257,20 @@ def _linearise(
     prior = observed.prior[group.sources]
     has_prior = prior > 0
     off = state.disps[group.sources].flatten(1) - prior
-    information = sums[:, 2] + torch.where(has_prior, options.alpha, observed.eta[group.sources])
+    information = sums[:, 2] + torch.where(has_prior, alpha, observed.eta[group.sources])
     rows[:, -6] = sums[:, 0]
-    rows[:, -5] = sums[:, 1] - torch.where(has_prior, options.alpha * off, 0.0)
+    rows[:, -5] = sums[:, 1] - torch.where(has_prior, alpha * off, 0.0)
     known = information > torch.finfo(information.dtype).tiny
-    variance = torch.where(known, 1 / information, 0.0)
-    return adjoint, _Equations(products, rows, variance)
+    return _DisparityRows(rows, torch.where(known, 1 / information, 0.0))
 
 
-def _edge_blocks(adjoint: Tensor, gram: Tensor, lm: float) -> Tensor:
-    """Blocks of the edges in the system, [E, 6, 6] and [E, 8, 8] -> float64 [E*9, 36].
-
-    From sums over pose j they follow for pose i, by the adjoint; damping is on their diagonal.
-    """
-    identity = torch.eye(12, dtype=torch.float64, device=gram.device).expand(len(gram), 12, 12)
-    spread = torch.cat([pad(-adjoint.double(), (0, 0, 0, 6)), identity], dim=2)  # [E, 12, 18]
-    gram = pad(gram.double(), (0, 4, 0, 4))  # [E, 12, 12]
-    blocks = spread.mT @ gram @ spread  # [E, 18, 18]
-    blocks.diagonal(dim1=1, dim2=2).mul_(1 + lm)
-    return blocks.view(-1, 3, 6, 3, 6).transpose(2, 3).reshape(-1, 36)
+def _row_products(equations: _DisparityRows) -> Tensor:
+    """E C^-1 E^T between all rows of each source frame, float64 [K*(D+1)*(D+1), 36]."""
+    rows, variance = equations
+    product = torch.bmm(rows * variance[:, None], rows.mT)  # [K, 6(D+1), 6(D+1)]
+    depth = rows.shape[1] // 6
+    product = product.unflatten(1, (depth, 6)).unflatten(3, (depth, 6)).transpose(2, 3)
+    return product.reshape(-1, 36).double()
 
 
 def _solve(blocks: Tensor, free: int, unknowns: int, ep: float) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Edges are worked on in groups of about this many pixels: some 500 MB in float32.
+# Edges are worked on in groups of about this many pixels: some 1 GB in float32.
 PIXELS_AT_ONCE = 2**21
 
 

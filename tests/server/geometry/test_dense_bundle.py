@@ -14,7 +14,11 @@ from megasam_server.geometry.dense_bundle import (  # noqa: E402
     observability,
 )
 from megasam_server.geometry.edge_topology import EdgeTopology  # noqa: E402
-from megasam_server.geometry.projective import projective_transform  # noqa: E402
+from megasam_server.geometry.projective import (  # noqa: E402
+    frame_distance,
+    projective_transform,
+)
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from tests.server.geometry.dense_scene import DenseScene  # noqa: E402
 
@@ -292,6 +296,37 @@ def test_float32_is_near_float64(scene):
     for ours, expected in zip(adjust(single), exact, strict=True):
         assert ours.dtype == torch.float32
         close(ours.double(), expected, 2e-4)
+
+
+class DeviceWaits(TorchDispatchMode):
+    """Notes every operation whose result a CUDA device would have to send to the CPU."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        name = function.overloadpacket.__name__
+        self.seen |= {waiting for waiting in self.WAITING if waiting in name}
+        return function(*arguments, **(named or {}))
+
+
+def test_nothing_waits_for_the_device(scene):
+    """Given the topology, so that a call can be captured in a CUDA graph."""
+    start = problem(scene)
+    topology = EdgeTopology.build(scene.ii, scene.jj, 2, scene.frames, scene.disps[0].numel())
+    view = [start[k] for k in ("poses", "disps", "intrinsics", "ii", "jj")]
+    with DeviceWaits() as waits:
+        for options in ({}, {"optimise_focal": True}, {"motion_only": True}):
+            adjust(start, topology, **options)
+        projective_transform(*view, jacobians=True)
+        frame_distance(*view, beta=0.3)
+    assert waits.seen == set()
+    with DeviceWaits() as waits:
+        observability(*view)  # numbers the frames itself
+    assert waits.seen == {"unique"}
 
 
 def test_topology_refuses_what_it_cannot_number(scene):
