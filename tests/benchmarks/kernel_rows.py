@@ -1,0 +1,214 @@
+"""Rows of the GPU benchmark: the kernels of the stages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from gpu_timing import Goal, Outputs, Work
+from network_rows import TOLERANCE, Bench, Row
+from torch import Tensor
+
+EDGES, FRAMES = 48, 25
+HALF_AND_FULL = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _edges(bench: Bench) -> tuple[Tensor, Tensor]:
+    """Neighbours both ways: 48 edges of 25 frames."""
+    frames = torch.arange(4 if bench.quick else FRAMES)
+    first, second = frames[:-1], frames[1:]
+    return torch.cat([first, second]), torch.cat([second, first])
+
+
+def _kernel_work(
+    bench: Bench,
+    prepare: Callable[[torch.device, torch.dtype, int], Callable[[], Outputs]],
+    dtype: torch.dtype,
+    bytes_moved: int | None = None,
+    tolerance: float | None = None,
+    sets: int = 2,
+) -> Work:
+    """``prepare(device, dtype, seed)`` makes the inputs and returns the call."""
+    return Work(
+        calls=[prepare(bench.device, dtype, seed) for seed in range(sets)],
+        twin=prepare(torch.device("cpu"), torch.float32, 0),
+        tolerance=tolerance or TOLERANCE[dtype],
+        bytes_moved=bytes_moved,
+    )
+
+
+def correlation_rows(bench: Bench) -> Iterator[Row]:
+    from megasam_server.models.correlation import CorrelationVolume, OnTheFlyCorrelation
+
+    height, width = bench.size(48, 64, 8)
+    ii, jj = _edges(bench)
+    pixels, edges = height * width, len(ii)
+
+    def fmaps(device: torch.device, dtype: torch.dtype, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        maps = torch.randn(int(ii.max()) + 1, 128, height, width, generator=generator)
+        return maps.to(device, dtype, memory_format=torch.channels_last)
+
+    def coords(device: torch.device, seed: int) -> Tensor:
+        """A smooth motion, as of a camera, that leaves the image in places."""
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        grid = torch.stack([x, y], -1).float()
+        shift = 6 * torch.randn(edges, 1, 1, 2, generator=torch.Generator().manual_seed(seed))
+        return (1.1 * grid + shift).to(device)
+
+    def volume(device: torch.device, dtype: torch.dtype, seed: int) -> Callable[[], Outputs]:
+        maps = fmaps(device, dtype, seed)
+        source, target = maps[ii.to(device)], maps[jj.to(device)]
+        return lambda: tuple(CorrelationVolume(source, target).levels)
+
+    def lookup(device: torch.device, dtype: torch.dtype, seed: int) -> Callable[[], Outputs]:
+        maps, at = fmaps(device, dtype, seed), coords(device, seed)
+        kept = CorrelationVolume(maps[ii.to(device)], maps[jj.to(device)])
+        return lambda: kept.lookup(at)
+
+    def on_the_fly(device: torch.device, dtype: torch.dtype, seed: int) -> Callable[[], Outputs]:
+        maps, at = OnTheFlyCorrelation(fmaps(device, dtype, seed)), coords(device, seed)
+        here = ii.to(device), jj.to(device)
+        return lambda: maps.lookup(at, *here)
+
+    features = 2 * edges * 128 * pixels
+    formed = edges * sum(level.numel() // edges for level in _levels(edges, height, width))
+    windows = edges * pixels * 4
+    for name, prepare, values in (
+        ("correlation volume", volume, features + formed),
+        # 8x8 values read and 7x7 written for each window
+        ("correlation lookup", lookup, windows * (64 + 49)),
+        ("correlation on the fly", on_the_fly, None),
+    ):
+        for dtype in HALF_AND_FULL:
+            moved = None if values is None else values * dtype.itemsize
+            yield Row(
+                f"{name} {height}x{width}",
+                edges,
+                "edges",
+                dtype,
+                functools.partial(_kernel_work, bench, prepare, dtype, moved),
+            )
+
+
+def _levels(edges: int, height: int, width: int) -> list[Tensor]:
+    """The volume's levels without memory, for their sizes."""
+    from megasam_server.models.correlation import CorrelationVolume
+
+    maps = torch.empty(edges, 1, height, width, device="meta")
+    return CorrelationVolume(maps, maps).levels
+
+
+def bundle_rows(bench: Bench) -> Iterator[Row]:
+    from megasam_server.geometry import se3
+    from megasam_server.geometry.dense_bundle import BundleOptions, dense_bundle_adjust
+    from megasam_server.geometry.edge_topology import EdgeTopology
+    from megasam_server.geometry.projective import projective_transform
+
+    height, width = bench.size(48, 64, 8)
+    ii, jj = _edges(bench)
+    frames = int(ii.max()) + 1
+
+    def prepare(device: torch.device, dtype: torch.dtype, seed: int) -> Callable[[], Outputs]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        intrinsics = torch.tensor([width, width, width / 2, height / 2])
+        true = se3.exp(0.02 * torch.arange(frames)[:, None] * normal(6))
+        disps = 1 + 0.3 * torch.rand(frames, height, width, generator=generator)
+        target = projective_transform(true, disps, intrinsics, ii, jj)[0]
+        target = target + 0.1 * normal(*target.shape)
+        weight = torch.rand(target.shape, generator=generator)
+        poses = se3.retract(true, 0.005 * normal(frames, 6))
+        start = (disps * (1 + 0.05 * normal(*disps.shape))).clamp(min=0.1)
+        eta = torch.full_like(disps, 1e-3)
+        values = [poses, start, intrinsics, disps, target, weight, eta, ii, jj]
+        values = [value.to(device) for value in values]
+        topology = EdgeTopology.build(*values[-2:], 1, frames, height * width)
+        options = BundleOptions(iterations=1)
+
+        def step() -> tuple[Tensor, Tensor]:
+            state = dense_bundle_adjust(*values, 1, frames, options, topology)
+            return state.poses, state.disps
+
+        return step
+
+    edge_values, frame_values = 4 * len(ii), 4 * frames  # per pixel: target, weight; see above
+    yield Row(
+        f"bundle adjustment step {height}x{width}, {len(ii)} edges, {frames} frames",
+        1,
+        "step",
+        torch.float32,
+        functools.partial(
+            _kernel_work,
+            bench,
+            prepare,
+            torch.float32,
+            4 * height * width * (edge_values + frame_values),
+        ),
+        Goal(most_ms=2),
+    )
+
+
+def consistency_rows(bench: Bench) -> Iterator[Row]:
+    from megasam_server.geometry import se3
+    from megasam_server.video_depth.consistency_losses import FlowPairs, flatness_weight
+    from megasam_server.video_depth.consistency_objective import LossWeights, Objective
+
+    height, width = bench.size(192, 256, 32)
+    frames = 4 if bench.quick else 40
+    steps = [step for step in (1, 2, 4, 8, 15) if step < frames]
+    ii = torch.cat([torch.arange(frames - step) for step in steps])
+    jj = torch.cat([torch.arange(step, frames) for step in steps])
+    pairs_count = 2 * len(ii)
+
+    def prepare(compiled: bool, device: torch.device, dtype: torch.dtype, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator)
+
+        cam_from_world = se3.exp(0.01 * torch.randn(frames, 6, generator=generator))
+        source, target = torch.cat([ii, jj]), torch.cat([jj, ii])
+        intrinsics = torch.tensor([width, width, width / 2, height / 2]).expand(frames, 4)
+        pairs = FlowPairs.between(
+            source,
+            target,
+            4 * uniform(pairs_count, 2, height, width) - 2,
+            uniform(pairs_count, height, width) > 0.2,
+            se3.matrix(se3.inverse(cam_from_world)),
+            intrinsics,
+        )
+        prior = 0.5 + uniform(frames, height, width)
+        objective = Objective(
+            prior.to(device),
+            flatness_weight(prior).to(device),
+            intrinsics.to(device),
+            pairs.to(device),
+            LossWeights(),
+            pixels_at_once=4_000_000,
+            compiled=compiled and device.type == "cuda",
+        )
+        disparity = (prior * (0.9 + 0.2 * uniform(*prior.shape))).to(device)
+        uncertainty = (0.2 + uniform(*prior.shape)).to(device)
+        return lambda: objective(disparity, uncertainty)
+
+    pair_bytes = pairs_count * height * width * (2 * 4 + 1)
+    frame_bytes = frames * height * width * 4 * (4 + 3 + 2)  # inputs, prior normals, gradients
+    for compiled in (False, True) if bench.compiled else (False,):
+        yield Row(
+            f"CVD loss and gradient {height}x{width}, {frames} frames" + " compiled" * compiled,
+            pairs_count,
+            "pairs",
+            torch.float32,
+            functools.partial(
+                _kernel_work,
+                bench,
+                functools.partial(prepare, compiled),
+                torch.float32,
+                pair_bytes + frame_bytes,
+            ),
+        )
