@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +17,10 @@ from megasam_shared.errors import MegasamError
 
 _log = logging.getLogger(__name__)
 
+# Hashing and writing leave Python's lock to others: as many as there are disks and cores to keep
+# busy, and no more, for each holds a piece of a file.
+_CHUNK_THREADS = min(8, os.cpu_count() or 1)
+
 OnDone = Callable[[Any], None]
 OnError = Callable[[MegasamError], None]
 
@@ -22,8 +28,9 @@ OnError = Callable[[MegasamError], None]
 class Background:
     """Two sorts of threads beside the server's loop, and the way back into it.
 
-    Chunks of files go through one thread in the order they came; everything that may take seconds
-    (hashing, linking a thousand files, cleaning) goes through others and never stands before them.
+    Chunks of one file go through one thread in the order they came; everything that may take
+    seconds (hashing, linking a thousand files, cleaning) goes through others and never stands
+    before them.
 
     Args:
         context: of the server; the wake-up call is an inproc socket.
@@ -39,7 +46,10 @@ class Background:
         self._waker.connect(address)
         # Re-entrant: a signal handler may call in while this thread does.
         self._waker_lock = threading.RLock()
-        self._chunks = ThreadPoolExecutor(1, thread_name_prefix="chunks")
+        self._chunks = [
+            ThreadPoolExecutor(1, thread_name_prefix=f"chunks-{number}")
+            for number in range(_CHUNK_THREADS)
+        ]
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow")
 
     def call_soon(self, function: Callable[[], None]) -> None:
@@ -60,9 +70,14 @@ class Background:
             except Exception:
                 _log.exception("a call in the server's thread failed")
 
-    def chunk(self, work: Callable[[], Any], done: OnDone, failed: OnError) -> None:
-        """Reading or writing one piece of a file."""
-        self._chunks.submit(self._run, work, done, failed)
+    def chunks_of(self, file: str) -> Callable[[Callable[[], Any], OnDone, OnError], None]:
+        """Where pieces of that file are read or written, one after the other."""
+        pool = self._chunks[zlib.crc32(file.encode()) % len(self._chunks)]
+
+        def chunk(work: Callable[[], Any], done: OnDone, failed: OnError) -> None:
+            pool.submit(self._run, work, done, failed)
+
+        return chunk
 
     def slow(self, work: Callable[[], Any], done: OnDone, failed: OnError) -> None:
         """Anything that may take seconds."""
@@ -74,7 +89,8 @@ class Background:
 
     def close(self) -> None:
         """Drop what has not begun, wait for what has."""
-        self._chunks.shutdown(cancel_futures=True)
+        for pool in self._chunks:
+            pool.shutdown(cancel_futures=True)
         self._slow.shutdown(cancel_futures=True)
         with self._waker_lock:
             self._waker.close()

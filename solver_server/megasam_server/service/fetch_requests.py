@@ -63,7 +63,7 @@ class FetchRequests:
             )
         path = self._jobs.folder_of(fetch.job).results / fetch.path
         self._answers.later(
-            self._background.chunk,
+            self._background.chunks_of(fetch.job + fetch.path),
             session,
             fetch.request,
             partial(_read, path, fetch.offset, min(fetch.length, max(0, size - fetch.offset))),

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from megasam_server.service.devices import Device
 from megasam_server.service.executor import ExecutorEvents, Task
+from megasam_server.service.worker_notes import WorkerNotes
 from megasam_server.service.worker_process import WorkerProcess, describe_exit
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class LocalWorkers:
         job_function: ``module:function`` that workers run.
         devices: one worker each.
         environment: variables of the workers, beside those that show each its device.
+        notes: folder where the processes are written down, for the next server.
         call_soon: runs a function in the server's thread; may be called from any thread.
         clock: monotonic seconds.
     """
@@ -56,11 +59,13 @@ class LocalWorkers:
         job_function: str,
         devices: Sequence[Device],
         environment: Mapping[str, str],
+        notes: Path,
         call_soon: Callable[[Callable[[], None]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job_function = job_function
         self._environment = environment
+        self._notes = WorkerNotes(notes)
         self._call_soon = call_soon
         self._clock = clock
         self._slots = [_Slot(device) for device in devices]
@@ -69,6 +74,7 @@ class LocalWorkers:
 
     def open(self, events: ExecutorEvents) -> None:
         self._events = events
+        self._notes.end_leftovers()
         for slot in self._slots:
             self._start_worker(slot)
 
@@ -101,7 +107,8 @@ class LocalWorkers:
         for worker in workers:
             worker.kill()
         for worker in workers:
-            worker.join(timeout=5)
+            if worker.join(timeout=5):
+                self._notes.remove(worker.pid)
 
     def _start_worker(self, slot: _Slot) -> None:
         slot.restart_at = None
@@ -110,9 +117,11 @@ class LocalWorkers:
             slot.worker = WorkerProcess(
                 self._job_function,
                 {**self._environment, **slot.device.environment},
+                self._notes.mark,
                 lambda w, m: self._call_soon(lambda: self._on_message(slot, w, m)),
                 lambda w, c: self._call_soon(lambda: self._on_exit(slot, w, c)),
             )
+            self._notes.add(slot.worker.pid)
         except OSError as error:
             slot.worker = None
             self._worker_did_not_start(slot, f"could not be started ({error})")
@@ -130,6 +139,7 @@ class LocalWorkers:
     def _on_exit(self, slot: _Slot, worker: WorkerProcess, code: int) -> None:
         if self._closing:
             return
+        self._notes.remove(worker.pid)
         if worker in slot.dying:
             self._events.on_gone(slot.dying.pop(worker), describe_exit(code))
             self._events.on_room()

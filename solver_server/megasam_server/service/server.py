@@ -36,7 +36,7 @@ from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
 from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Session, Sessions
-from megasam_server.service.state_index import CACHE_FOLDER
+from megasam_server.service.state_index import CACHE_FOLDER, WORKERS_FOLDER
 from megasam_server.service.state_lock import StateLock
 from megasam_server.service.storage import Storage
 from megasam_server.service.upload_requests import UploadRequests
@@ -98,7 +98,11 @@ class SolverServer:
             MEDIA_ROOTS_VARIABLE: roots.to_text(),
         }
         workers = LocalWorkers(
-            options.job_function, devices, environment, self._background.call_soon
+            options.job_function,
+            devices,
+            environment,
+            state / WORKERS_FOLDER,
+            self._background.call_soon,
         )
         self._runner = JobRunner(
             self._jobs,

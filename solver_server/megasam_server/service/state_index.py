@@ -15,6 +15,7 @@ INDEX_NAME = "jobs.sqlite3"
 JOBS_FOLDER = "jobs"
 BLOBS_FOLDER = "blobs"
 CACHE_FOLDER = "cache"
+WORKERS_FOLDER = "workers"
 
 # One step per layout; PRAGMA user_version counts the steps that were taken.
 _STEPS = (

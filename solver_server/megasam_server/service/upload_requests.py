@@ -51,7 +51,7 @@ class UploadRequests:
 
     def _on_chunk(self, session: Session, chunk: Chunk) -> None:
         self._answers.later(
-            self._background.chunk,
+            self._background.chunks_of(chunk.sha256),
             session,
             chunk.request,
             lambda: self._ownership.uploads_of(session).write(

@@ -1,14 +1,14 @@
 """The process that solves one job: ``python -m megasam_server.service.worker MODULE:FUNCTION``.
 
-It is started before there is a job, with light imports only, so that one is always ready; the
-solver is imported when the job comes. It talks over its standard input and output in msgpack maps;
-whatever libraries print goes to the job's log. When its input closes, the server is gone (or wants
-it gone), and it ends at once with everything it started.
+It is started before there is a job, so that one is always ready, and imports the solver while it
+waits. It talks over its standard input and output in msgpack maps; whatever libraries print goes to
+the job's log. When its input closes, the server is gone (or wants it gone), and it ends at once
+with everything it started.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import importlib
 import os
@@ -25,7 +25,7 @@ import msgpack
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_ARTEFACTS, MAX_PREVIEW_BYTES, Artefact
 
-from megasam_server.service.spare_room import disk_full
+from megasam_server.service.spare_room import disk_full, is_full
 
 SOLVER = "megasam_server.pipeline.run:run_job"
 
@@ -113,12 +113,10 @@ def artefacts_of(folder: Path) -> list[Artefact]:
 
 def solve(channel: Channel, function: str, start: dict) -> None:
     """Run one job and report how it ended."""
-    log = os.open(start["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    # Files that a library drops where it stands belong to the scratch.
-    os.chdir(start["work_dir"])
     try:
+        print_to(start["log"])
+        # Files that a library drops where it stands belong to the scratch.
+        os.chdir(start["work_dir"])
         from megasam_shared.settings import SolveSettings
 
         from megasam_server.pipeline.job import SolveJob
@@ -139,10 +137,10 @@ def solve(channel: Channel, function: str, start: dict) -> None:
         found = [[a.path, a.size, a.sha256] for a in artefacts_of(job.results_dir)]
         channel.send("done", result=result, artefacts=found)
     except MegasamError as error:
-        traceback.print_exc()
+        log_traceback()
         channel.send("failed", **error.to_map())
     except MemoryError:
-        traceback.print_exc()
+        log_traceback()
         channel.send(
             "failed",
             code="out_of_memory",
@@ -150,8 +148,8 @@ def solve(channel: Channel, function: str, start: dict) -> None:
             hint="Use a lower preset, or solve a part of the plate with a frame range.",
         )
     except Exception as error:
-        traceback.print_exc()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        log_traceback()
+        if isinstance(error, OSError) and is_full(error):
             channel.send("failed", **disk_full("the solve was stopped").to_map())
             return
         channel.send(
@@ -160,6 +158,27 @@ def solve(channel: Channel, function: str, start: dict) -> None:
             message=f"The solver failed in a way nobody foresaw: {type(error).__name__}: {error}",
             hint=f"Please report this; the details are on the server in {start['log']}.",
         )
+
+
+def print_to(log: str) -> None:
+    """Send what this process prints, and what libraries print past Python, to a file."""
+    opened = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(opened, 1)
+    os.dup2(opened, 2)
+    os.close(opened)
+
+
+def log_traceback() -> None:
+    # On a full disk the log takes nothing; the report to the server matters more.
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+
+
+def load_ahead(function: str) -> None:
+    """Import the solver while there is nothing to do. What goes wrong will go wrong again when the
+    job comes, and is reported then."""
+    with contextlib.suppress(Exception):
+        importlib.import_module(function.partition(":")[0])
 
 
 def main() -> None:
@@ -174,9 +193,11 @@ def main() -> None:
 
     threading.Thread(target=listen, name="server-pipe", daemon=True).start()
     channel.send("ready")
+    load_ahead(sys.argv[1])
     solve(channel, sys.argv[1], jobs.get())
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # The server ends this process when it has read the report.
     threading.Event().wait()
 

@@ -22,6 +22,7 @@ class WorkerProcess:
     Args:
         job_function: ``module:function`` that solves.
         environment: all its variables.
+        mark: what tells it from the workers of other servers, in its command line.
         on_message: called with each map the worker sends.
         on_exit: called once with the exit code (negative: the signal that killed it), after the
             process and everything it started is gone.
@@ -33,6 +34,7 @@ class WorkerProcess:
         self,
         job_function: str,
         environment: Mapping[str, str],
+        mark: str,
         on_message: Callable[[WorkerProcess, dict], None],
         on_exit: Callable[[WorkerProcess, int], None],
     ) -> None:
@@ -45,7 +47,7 @@ class WorkerProcess:
         )
         # -P: a folder that happens to be current is no place to import from.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "megasam_server.service.worker", job_function],
+            [sys.executable, "-P", "-m", "megasam_server.service.worker", job_function, mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -80,9 +82,10 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def join(self, timeout: float) -> None:
-        """Wait until the process is gone and on_exit was called."""
+    def join(self, timeout: float) -> bool:
+        """Wait until the process is gone and on_exit was called; False when it is not."""
         self._reader.join(timeout)
+        return not self._reader.is_alive()
 
     def _read(self) -> None:
         assert self._process.stdout is not None and self._process.stdin is not None
