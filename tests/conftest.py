@@ -30,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Everything under test writes its temporary files to a folder of this run; pytest's own stay
     # where they were, to look at after a failure.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    # torch makes a folder for compiled code as soon as an optimiser is made, and keeps it.
+    config.compiled_code = tempfile.mkdtemp(prefix="mt-torch-")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = config.compiled_code
     config.temporary_files = Path(tempfile.mkdtemp(prefix="mt-"))
     for variable in ("TMPDIR", "TEMP", "TMP"):
         os.environ[variable] = str(config.temporary_files)
@@ -41,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.temporary_files, ignore_errors=True)
+    shutil.rmtree(config.compiled_code, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -173,6 +173,8 @@ def gradient_loss(disparity: Tensor, prior: Tensor) -> Tensor:
     log_disparity, log_prior = disparity.log(), prior.log()
     total = disparity.new_zeros(())
     for scale in _SCALES:
+        if min(disparity.shape[1:]) < 3 * scale:
+            break  # no pixel has a neighbour on each side
         ours, other = (_nearest(values, scale) for values in (log_disparity, log_prior))
         ours_x, ours_y = _central_differences(ours)  # [N,h',w'] each
         other_x, other_y = _central_differences(other)

@@ -28,7 +28,7 @@ class ConsistencyOptions:
             frame has one scale and one shift.
         pixel_iterations, pixel_rate, pixel_weights: the same while every pixel is free.
         pixels_at_once: of pairs, and of frames, that are differentiated together; each takes about
-            PAIRBYTES bytes while it is worked on.
+            250 bytes while it is worked on, less when compiled.
         compiled: compile the losses (torch.compile): worth it on CUDA, where they are bound by memory
             traffic that fusing saves.
         reference_quirks: let variables leave the range in which the losses feel them, as the published
