@@ -4,9 +4,10 @@ One ZeroMQ message holds one msgpack map: ``type`` and the fields of the class b
 wants an answer carries a ``request`` number chosen by the sender; the answer carries the same one.
 Number 0 marks what comes unasked (progress, state changes).
 
-Client:  Hello, Offer, Chunk, Submit, Fetch, Cancel, ListJobs, ListCheckpoints, Attach, Heartbeat
-Server:  Welcome, Need, ChunkTaken, JobChanged, Progress, Result, Piece, Jobs, Checkpoints, Error,
+Client:  Hello, Offer, Chunk, Submit, Fetch, Cancel, ListJobs, ListCheckpoints, AskStatus, Attach,
          Heartbeat
+Server:  Welcome, Need, ChunkTaken, JobChanged, Progress, Result, Piece, Jobs, Checkpoints,
+         ServerStatus, Error, Heartbeat
 """
 
 from __future__ import annotations
@@ -162,6 +163,47 @@ class CheckpointInfo:
     reason: _Text = ""
 
 
+@dataclass(frozen=True)
+class RunningJob:
+    """A job that a worker has.
+
+    Attributes:
+        where: the worker.
+        stage, done, total, fraction, elapsed, eta: as in Progress.
+    """
+
+    job: _JobId
+    name: _Name
+    where: _Name
+    stage: _Name
+    done: float
+    total: float
+    fraction: Annotated[float, Bounds(0, 1)]
+    elapsed: float
+    eta: float | None = None
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """A GPU of the server's machine: memory in MiB, and the share of time it computes, per cent;
+    None where the driver does not say."""
+
+    number: _Name
+    name: _Name
+    used: _Count | None
+    total: _Count | None
+    busy: Annotated[int, Bounds(0, 100)] | None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a server has counted since it started; ``label`` tells apart what one name counts."""
+
+    name: _Name
+    label: _Name
+    count: _Count
+
+
 # --- both ways
 
 
@@ -268,6 +310,14 @@ class ListCheckpoints:
 
 @message
 @dataclass(frozen=True)
+class AskStatus:
+    """How is the server? Answered by ServerStatus."""
+
+    request: _Request
+
+
+@message
+@dataclass(frozen=True)
 class Attach:
     """Send me what happens to this job. Answered by JobChanged, or by Result when it is over."""
 
@@ -344,6 +394,32 @@ class Checkpoints:
 
     request: _Request
     checkpoints: Annotated[list[CheckpointInfo], Bounds(0, 1000)]
+
+
+@message
+@dataclass(frozen=True)
+class ServerStatus:
+    """How the server is.
+
+    Attributes:
+        version: of its software. uptime: seconds.
+        draining: it takes no jobs, because it is about to stop.
+        workers: where jobs run, for people.
+        gpus: of its machine; of those of a cluster it knows nothing.
+        queued, running: jobs of all clients.
+        jobs: the running ones that the asking client may see.
+    """
+
+    request: _Request
+    version: _Name
+    uptime: float
+    draining: bool
+    workers: _Name
+    gpus: Annotated[list[GpuState], Bounds(0, 256)]
+    queued: _Count
+    running: _Count
+    jobs: Annotated[list[RunningJob], Bounds(0, MAX_FILES)]
+    counters: Annotated[list[Counted], Bounds(0, 10_000)]
 
 
 @message

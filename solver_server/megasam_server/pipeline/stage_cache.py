@@ -27,6 +27,9 @@ import megasam_server
 
 _log = logging.getLogger(__name__)
 
+# The stages whose outputs are kept: a solve that is stopped after one of them loses nothing.
+KEPT_STAGES = frozenset({"plate", "masks", "tracking"})
+
 _MARK = "complete.json"
 _UNFINISHED = ".unfinished-"
 
@@ -71,6 +74,7 @@ class StageCache:
     def keep(self, stage: str, key: str, files: Sequence[Path]) -> None:
         """Keep finished files, which nobody may write into any more. The entry is there whole or
         not at all; where it cannot be written, nothing is kept."""
+        assert stage in KEPT_STAGES, f"{stage} is not among the stages that are kept"
         if self._folder is None:
             return
         entry = self._entry(stage, key)

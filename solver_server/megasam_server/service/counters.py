@@ -19,6 +19,9 @@ REFUSED_MESSAGES = "refused_messages"
 # Bytes of files.
 UPLOADED_BYTES = "uploaded_bytes"
 FETCHED_BYTES = "fetched_bytes"
+# Jobs that are over, by how they ended, and those that were begun again after their worker died.
+ENDED_JOBS = "ended_jobs"
+RETRIED_JOBS = "retried_jobs"
 
 
 class Counters:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.protocol import GpuState
 
 _log = logging.getLogger(__name__)
 
@@ -83,10 +84,26 @@ class Gpu:
 def find_gpus() -> list[Gpu]:
     """The NVIDIA GPUs of this machine, asked of the driver's own tool so that no CUDA context is
     made in the server; empty where there is no driver."""
+    rows = _ask_driver("index,uuid,name")
+    return [Gpu(*row) for row in rows]
+
+
+def gpu_states() -> list[GpuState]:
+    """What the GPUs of this machine are doing now; takes a moment."""
+    rows = _ask_driver("index,name,memory.used,memory.total,utilization.gpu")
+    return [GpuState(row[0], row[1], *map(_number, row[2:])) for row in rows]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _ask_driver(fields: str) -> list[list[str]]:
+    """One row for each GPU; none where the driver's tool is not there or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -96,5 +113,5 @@ def find_gpus() -> list[Gpu]:
         reason = (said.stdout + said.stderr).strip()[:300]
         _log.warning("nvidia-smi found no GPU to use: %s", reason)
         return []
-    lines = [[part.strip() for part in line.split(",", 2)] for line in said.stdout.splitlines()]
-    return [Gpu(*parts) for parts in lines if len(parts) == 3]
+    rows = [[part.strip() for part in line.split(",")] for line in said.stdout.splitlines()]
+    return [row for row in rows if len(row) == fields.count(",") + 1]

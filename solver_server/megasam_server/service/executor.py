@@ -71,6 +71,10 @@ class ExecutorEvents(Protocol):
 class Executor(Protocol):
     """Runs jobs. Used by the server's thread."""
 
+    @property
+    def title(self) -> str:
+        """Where jobs run, for the status: ``GPU 0, GPU 1``."""
+
     def open(self, events: ExecutorEvents) -> None:
         """Begin to make room; ``on_room`` follows."""
 

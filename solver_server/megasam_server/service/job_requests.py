@@ -12,11 +12,13 @@ from megasam_shared.protocol import Attach, Cancel, JobChanged, Jobs, ListJobs, 
 
 from megasam_server.service.answers import Answers
 from megasam_server.service.background import Background
+from megasam_server.service.checkpoint_roots import CheckpointRoots
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.media_roots import MediaRoots
 from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
 from megasam_server.service.runner import JobRunner
+from megasam_server.service.server_log import JobLog
 from megasam_server.service.sessions import Session
 from megasam_server.service.submission import PlacedJob, place_submission
 
@@ -41,6 +43,7 @@ class JobRequests:
         self._runner = runner
         self._ownership = ownership
         self._roots = roots
+        self._checkpoints = CheckpointRoots(options.checkpoint_roots, options.any_checkpoints)
         self._background = background
         self._answers = answers
 
@@ -68,9 +71,14 @@ class JobRequests:
         folder = self._jobs.folder_of(job)
 
         def place() -> PlacedJob:
-            uploads = self._ownership.uploads_of(session)
             return place_submission(
-                submit, folder, uploads, self._roots, session.visitor.client, options.uploads
+                submit,
+                folder,
+                self._ownership.uploads_of(session),
+                self._roots,
+                self._checkpoints,
+                session.visitor.client,
+                options.uploads,
             )
 
         queue_job = partial(self._queue_job, session, submit, job)
@@ -94,7 +102,7 @@ class JobRequests:
                 placed.settings.to_map(),
                 submit.priority,
             )
-            _log.info("job %s %r queued by %r", job, submit.name, session.name)
+            JobLog(_log, job).info("%r queued by %r", submit.name, session.name)
         session.watch(job)
         self._background.call_soon(self._runner.wake)
         return JobChanged(submit.request, self._jobs.info(job))

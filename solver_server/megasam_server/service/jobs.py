@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import DEFAULT_PRIORITY, ErrorInfo, JobInfo, JobState, Result
@@ -186,6 +187,11 @@ class JobStore:
             (owner,),
         ).fetchone()
         return count
+
+    def count_by_state(self) -> dict[str, int]:
+        """How many jobs there are in each state."""
+        rows = self._db.execute("SELECT state, count(*) AS count FROM jobs GROUP BY state")
+        return dict.fromkeys(get_args(JobState), 0) | {row["state"]: row["count"] for row in rows}
 
     def check_room_in_queue(self, owner: str, limit: int, limit_of_owner: int | None) -> None:
         """Raises:

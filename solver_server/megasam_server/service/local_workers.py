@@ -72,6 +72,10 @@ class LocalWorkers:
         self._events: ExecutorEvents
         self._closing = False
 
+    @property
+    def title(self) -> str:
+        return ", ".join(slot.device.title for slot in self._slots)
+
     def open(self, events: ExecutorEvents) -> None:
         self._events = events
         self._notes.end_leftovers()

@@ -61,6 +61,23 @@ class StorageLimits:
 
 
 @dataclass(frozen=True)
+class RayOptions:
+    """A Ray cluster to solve on.
+
+    Attributes:
+        address: of its head node; ``auto`` for the cluster that this machine is in.
+        cpus: cores that a job takes.
+        gpus: GPUs that a job takes; None for one where the cluster has any.
+        jobs: most that run at once; None for as many as there is room for.
+    """
+
+    address: str = "auto"
+    cpus: float = 2
+    gpus: float | None = None
+    jobs: int | None = None
+
+
+@dataclass(frozen=True)
 class ServerOptions:
     """How a server runs.
 
@@ -73,12 +90,18 @@ class ServerOptions:
         media_roots: folders whose plates clients may name by path.
         prefix_maps: how paths of clients are read here: client name, or ``*`` for every client,
             to {prefix at the client: folder here}, e.g. ``{"*": {"Z:/shows": "/mnt/shows"}}``.
+        checkpoint_roots: folders below which clients may choose checkpoints (``model_path``).
+        any_checkpoints: they may choose any folder: for a server that only its own user reaches.
         pictures, uploads, storage: limits.
         queue_limit: most jobs that wait, over all clients.
         queue_limit_per_client: most jobs of one client that wait; None for no limit of its own.
         gpus: devices to solve on, one worker each; None takes every GPU that is there, else the
             CPU.
+        ray: solve on a cluster instead of this machine's devices; ``state`` is then a folder that
+            every node has under that path.
         job_timeout: seconds that one run of a job may take; None for ever.
+        drain_timeout: seconds that a server that is to stop waits for the ends of stages.
+        metrics: ``HOST:PORT`` on loopback where Prometheus reads numbers; None for nowhere.
         worker_environment: further variables that workers inherit (see
             :mod:`megasam_server.service.worker_environment`).
         job_function: ``module:function`` that solves.
@@ -90,12 +113,17 @@ class ServerOptions:
     shared_jobs: bool = False
     media_roots: Sequence[Path] = ()
     prefix_maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    checkpoint_roots: Sequence[Path] = ()
+    any_checkpoints: bool = False
     pictures: PictureLimits = PictureLimits()
     uploads: UploadLimits = UploadLimits()
     storage: StorageLimits = StorageLimits()
     queue_limit: int = 100
     queue_limit_per_client: int | None = None
     gpus: Sequence[str] | None = None
+    ray: RayOptions | None = None
     job_timeout: float | None = None
+    drain_timeout: float = 1800.0
+    metrics: str | None = None
     worker_environment: Sequence[str] = ()
     job_function: str = SOLVER

@@ -115,7 +115,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     state, job_function = Path(sys.argv[1]), sys.argv[2]
     server = SolverServer(
-        ServerOptions(state=state, bind="tcp://127.0.0.1:0", job_function=job_function)
+        ServerOptions(
+            state=state,
+            bind="tcp://127.0.0.1:0",
+            # Who started it is its one client.
+            any_checkpoints=True,
+            job_function=job_function,
+        )
     )
 
     def stop_with_parent() -> None:

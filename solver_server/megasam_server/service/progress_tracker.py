@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from megasam_shared.protocol import Progress
 from megasam_shared.stages import STAGE_BY_KEY, STAGES
@@ -34,6 +35,11 @@ class ProgressTracker:
         self._fraction = 0.0
         self._preview = (0, b"")
 
+    @property
+    def stage(self) -> str:
+        """The stage that reported last; empty before the first."""
+        return self._current[0]
+
     def update(self, stage: str, done: float, total: float, note: str) -> None:
         """A stage has ``done`` of ``total`` units. Stages that no table knows do not count."""
         self._changed = True
@@ -63,7 +69,14 @@ class ProgressTracker:
 
     def message(self, now: float) -> Progress:
         """The message for clients; counts as sent."""
-        self._sent, self._changed = now, False
+        message = replace(
+            self.glance(now), preview=self._preview[1], preview_frame=self._preview[0]
+        )
+        self._sent, self._changed, self._preview = now, False, (0, b"")
+        return message
+
+    def glance(self, now: float) -> Progress:
+        """Where the job is, without the preview."""
         weights = sum(stage.weight for stage in STAGES)
         reached = sum(share * STAGE_BY_KEY[key].weight for key, share in self._share.items())
         self._fraction = max(self._fraction, min(1.0, reached / weights))
@@ -72,8 +85,6 @@ class ProgressTracker:
         if self._fraction >= _JUDGE_FROM:
             eta = elapsed * (1.0 - self._fraction) / self._fraction
         stage, done, total, note = self._current
-        frame, jpeg = self._preview
-        self._preview = (0, b"")
         return Progress(
             job=self._job,
             stage=stage,
@@ -84,6 +95,4 @@ class ProgressTracker:
             skipped=list(self._skipped),
             elapsed=elapsed,
             eta=eta,
-            preview=jpeg,
-            preview_frame=frame,
         )

@@ -18,26 +18,39 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_RESULT_BYTES, Artefact, ErrorInfo, JobChanged, Result
 from megasam_shared.wire import decode, encode
 
+from megasam_server.pipeline.stage_cache import KEPT_STAGES
+from megasam_server.service import counters as names
+from megasam_server.service.counters import Counters
 from megasam_server.service.executor import Executor, Task
 from megasam_server.service.jobs import MOST_ATTEMPTS, JobRecord, JobStore
 from megasam_server.service.progress_tracker import ProgressTracker
+from megasam_server.service.server_log import JobLog
 from megasam_server.service.spare_room import disk_full
+from megasam_server.service.worker_log import WorkerLog
 
 _log = logging.getLogger(__name__)
 
 _WRITE_AGAIN_AFTER = 1.0
+_PASS_ON_LOGS_EVERY = 0.5
 
 Publish = Callable[[str, Any], None]
 """Called with (job id, message) for the clients that watch the job."""
 
 
 @dataclass
-class _Run:
-    """A job that a worker has."""
+class Run:
+    """A job that a worker has.
+
+    Attributes:
+        where: the worker, for people.
+        started: monotonic seconds.
+    """
 
     record: JobRecord
     tracker: ProgressTracker
+    log: WorkerLog
     started: float
+    where: str = ""
 
 
 class JobRunner:
@@ -50,6 +63,7 @@ class JobRunner:
         timeout: seconds that one attempt may take; None for ever.
         in_background: runs a function in some thread, for work that takes long.
         publish: tells the clients that watch a job.
+        counters: count the ends of jobs, and their second attempts.
         clock: monotonic seconds.
     """
 
@@ -61,6 +75,7 @@ class JobRunner:
         timeout: float | None,
         in_background: Callable[[Callable[[], None]], Any],
         publish: Publish,
+        counters: Counters,
         clock: Callable[[], float],
     ) -> None:
         self._jobs = jobs
@@ -69,19 +84,27 @@ class JobRunner:
         self._timeout = timeout
         self._in_background = in_background
         self._publish = publish
+        self._counters = counters
         self._clock = clock
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         # Attempts that were stopped and are not gone yet, with what to do when they are.
         self._ending: dict[str, Callable[[], None]] = {}
         # Ends of jobs that a full disk did not take.
         self._unwritten: dict[str, Result] = {}
         self._write_again_at = 0.0
+        self._pass_on_logs_at = 0.0
+        self._draining = False
         self._closing = False
 
     @property
-    def running(self) -> list[str]:
+    def runs(self) -> list[Run]:
         """The jobs that workers have."""
-        return list(self._runs)
+        return list(self._runs.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """No job runs, and nothing of one is left."""
+        return not self._runs and not self._ending
 
     def open(self) -> None:
         """Look after the jobs of a server that died, and start the first workers."""
@@ -99,7 +122,7 @@ class JobRunner:
 
     def wake(self) -> None:
         """Start the jobs whose turn it is, as long as there is room."""
-        while not self._closing and self._executor.has_room():
+        while not (self._closing or self._draining) and self._executor.has_room():
             record = self._jobs.next_queued()
             if record is None:
                 return
@@ -127,12 +150,24 @@ class JobRunner:
             self._write_again_at = now + _WRITE_AGAIN_AFTER
             for result in list(self._unwritten.values()):
                 self._write_end(result)
+        if now >= self._pass_on_logs_at:
+            self._pass_on_logs_at = now + _PASS_ON_LOGS_EVERY
+            for run in self._runs.values():
+                self._in_background(run.log.pass_on)
         self._executor.tick(now)
 
     def seconds_to_next_report(self) -> float:
         """When :meth:`tick` will have something to send, if no worker says anything."""
         now = self._clock()
         return min((run.tracker.due_in(now) for run in self._runs.values()), default=1.0)
+
+    def drain(self) -> None:
+        """Start no job any more. A job that runs goes on until it is over, or until the end of a
+        stage whose output is kept: then it is queued again, for the next server to go on there."""
+        self._draining = True
+        for run in self.runs:
+            if not run.tracker.stage:
+                self._put_back(run)
 
     def close(self) -> None:
         """End the workers and put their jobs back into the queue for the next server."""
@@ -141,9 +176,11 @@ class JobRunner:
             try:
                 self._jobs.put_back(job)
             except MegasamError as error:
-                _log.error("job %s could not be put back: %s", job, error)
-        self._runs.clear()
+                JobLog(_log, job).error("it could not be put back: %s", error)
         self._executor.close()
+        for run in self._runs.values():
+            run.log.pass_on(is_over=True)
+        self._runs.clear()
 
     # --- what the executor tells
 
@@ -155,7 +192,15 @@ class JobRunner:
         if run is None:
             return
         kind = report.get("kind")
-        if kind == "progress":
+        before = run.tracker.stage
+        if (
+            self._draining
+            and kind in ("progress", "skip")
+            and report["stage"] != before
+            and before in KEPT_STAGES
+        ):
+            self._put_back(run)
+        elif kind == "progress":
             note = report["note"][:500]
             run.tracker.update(report["stage"], report["done"], report["total"], note)
         elif kind == "skip":
@@ -171,7 +216,10 @@ class JobRunner:
     def on_gone(self, job: str, how: str) -> None:
         then = self._ending.pop(job, None)
         if then is not None:
-            self._in_background(then)
+            if self._draining:
+                then()  # the server may be gone before the background comes to it
+            else:
+                self._in_background(then)
             return
         run = self._runs.get(job)
         if run is None:
@@ -216,8 +264,9 @@ class JobRunner:
             self._fail(record, error)
             return
         now = self._clock()
-        self._runs[record.id] = _Run(record, ProgressTracker(record.id, now), now)
-        where = self._executor.start(
+        tracker, log = ProgressTracker(record.id, now), WorkerLog(folder.log, record.id)
+        run = self._runs[record.id] = Run(record, tracker, log, now)
+        run.where = self._executor.start(
             Task(
                 job=record.id,
                 plate=Path(record.plate),
@@ -229,12 +278,13 @@ class JobRunner:
                 log=folder.log,
             )
         )
-        _log.info("job %s starts on %s", record.id, where)
+        JobLog(_log, record.id).info("starts on %s", run.where)
         self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
 
     def _retry(self, record: JobRecord, how: str) -> None:
-        _log.warning("job %s is tried again: its worker %s", record.id, how)
-        del self._runs[record.id]
+        JobLog(_log, record.id).warning("is tried again: its worker %s", how)
+        self._counters.add(names.RETRIED_JOBS)
+        self._in_background(partial(self._runs.pop(record.id).log.pass_on, True))
         try:
             self._jobs.retry(record.id)
         except MegasamError as error:
@@ -254,7 +304,7 @@ class JobRunner:
                 message = Result(0, record.id, "done", slim, artefacts)
             decode(encode(message))
         except (MegasamError, TypeError, AttributeError, ValueError) as error:
-            _log.exception("job %s returned a result that cannot be sent", record.id)
+            JobLog(_log, record.id).exception("it returned a result that cannot be sent")
             self._fail(
                 record,
                 MegasamError(
@@ -267,23 +317,47 @@ class JobRunner:
         self._finish(record, message)
 
     def _fail(self, record: JobRecord, error: MegasamError) -> None:
-        _log.warning("job %s failed: %s: %s", record.id, error.code, error)
+        JobLog(_log, record.id).warning("failed: %s: %s", error.code, error)
         self._finish(record, Result(0, record.id, "failed", {}, [], ErrorInfo.of(error)))
 
     def _finish(self, record: JobRecord, result: Result) -> None:
         result = self._write_end(result)
-        _log.info("job %s is %s", record.id, result.state)
+        JobLog(_log, record.id).info("is %s", result.state)
+        self._counters.add(names.ENDED_JOBS, label=result.state)
         clean = partial(self._jobs.folder_of(record.id).clean, result.state == "done")
         run = self._runs.pop(record.id, None)
-        if run is None:
-            self._in_background(clean)
-        else:
+        if run is not None:
             if result.state == "done":
                 self._publish(record.id, run.tracker.message(self._clock()))
-            self._ending[record.id] = clean
-            self._executor.stop(record.id)
+            self._stop(run, clean)
+        elif record.id in self._ending:  # it was put back, and its worker is not gone yet
+            self._ending[record.id] = partial(_both, self._ending[record.id], clean)
+        else:
+            self._in_background(clean)
         self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
         self._publish(record.id, result)
+
+    def _put_back(self, run: Run) -> None:
+        record = run.record
+        try:
+            self._jobs.put_back(record.id)
+        except MegasamError as error:
+            JobLog(_log, record.id).error("it could not be put back and goes on: %s", error)
+            return
+        JobLog(_log, record.id).info("is queued again, after %r", run.tracker.stage)
+        del self._runs[record.id]
+        self._stop(run)
+        self._publish(record.id, JobChanged(0, self._jobs.info(record.id)))
+
+    def _stop(self, run: Run, then: Callable[[], None] = lambda: None) -> None:
+        """End what runs; the last of its log is passed on before ``then``."""
+
+        def gone() -> None:
+            run.log.pass_on(is_over=True)
+            then()
+
+        self._ending[run.record.id] = gone
+        self._executor.stop(run.record.id)
 
     def _write_end(self, result: Result) -> Result:
         """Record the end of a job, or that there was no room to; returns what was recorded.
@@ -295,10 +369,15 @@ class JobRunner:
             self._jobs.finish(result)
             return result
         except (MegasamError, OSError, sqlite3.Error) as error:
-            _log.error("the end of job %s could not be written: %s", result.job, error)
+            JobLog(_log, result.job).error("its end could not be written: %s", error)
         failed = Result(0, result.job, "failed", {}, [], ErrorInfo.of(disk_full("no room")))
         self._unwritten[result.job] = failed
         return failed
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()
 
 
 def _timed_out(seconds: float) -> MegasamError:

@@ -8,7 +8,8 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -26,6 +27,8 @@ from megasam_server.service.checkpoint_requests import CheckpointRequests
 from megasam_server.service.counters import Counters
 from megasam_server.service.devices import choose_devices
 from megasam_server.service.door import Door, Visitor
+from megasam_server.service.drain import Drain
+from megasam_server.service.executor import Executor
 from megasam_server.service.fetch_requests import FetchRequests
 from megasam_server.service.housekeeping import Housekeeping
 from megasam_server.service.job_requests import JobRequests
@@ -38,6 +41,7 @@ from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Session, Sessions
 from megasam_server.service.state_index import CACHE_FOLDER, WORKERS_FOLDER
 from megasam_server.service.state_lock import StateLock
+from megasam_server.service.status_requests import StatusRequests
 from megasam_server.service.storage import Storage
 from megasam_server.service.upload_requests import UploadRequests
 from megasam_server.service.worker_environment import worker_environment
@@ -61,14 +65,13 @@ class SolverServer:
 
     Raises:
         MegasamError: ``curve_required`` for an address that other machines reach,
-            ``bind_failed``, ``state_in_use``, ``state_unreadable``, ``media_root_missing``, or what
-            is wrong with the keys.
+            ``bind_failed``, ``state_in_use``, ``state_unreadable``, ``media_root_missing``,
+            ``metrics_not_loopback``, or what is wrong with the keys, the devices or the cluster.
     """
 
     def __init__(self, options: ServerOptions) -> None:
         check_bind(options)
         roots = MediaRoots(options.media_roots, options.prefix_maps)
-        devices = choose_devices(options.gpus)
         # Absolute: workers stand in another folder.
         state = options.state.absolute()
         self._lock = StateLock(state)
@@ -89,30 +92,30 @@ class SolverServer:
             self._storage = Storage(state, options.storage, self._jobs.clock.now)
             undo.callback(self._storage.close)
             self.address = self._bind(options.bind)
+            self._background = Background(self._context)
+            undo.callback(self._background.close)
+            self._put_together(options, state, roots)
             undo.pop_all()
+
+    def _put_together(self, options: ServerOptions, state: Path, roots: MediaRoots) -> None:
         self._answers = Answers(self._socket, self._sessions, self.counters)
-        self._background = Background(self._context)
         self._ownership = Ownership(self._storage, self._jobs, options.shared_jobs)
         environment = worker_environment(options.worker_environment) | {
             PICTURE_LIMITS_VARIABLE: options.pictures.to_text(),
             MEDIA_ROOTS_VARIABLE: roots.to_text(),
         }
-        workers = LocalWorkers(
-            options.job_function,
-            devices,
-            environment,
-            state / WORKERS_FOLDER,
-            self._background.call_soon,
-        )
+        executor = self._executor(options, state, environment)
         self._runner = JobRunner(
             self._jobs,
-            workers,
+            executor,
             state / CACHE_FOLDER,
             options.job_timeout,
             self._background.forget,
             self._answers.publish,
+            self.counters,
             time.monotonic,
         )
+        self._drain = Drain(self._runner, self._sessions, self._answers, options.drain_timeout)
         self._housekeeping = Housekeeping(
             state, self._jobs, self._storage, self._background.forget, time.monotonic()
         )
@@ -131,13 +134,43 @@ class SolverServer:
         fetching = FetchRequests(
             self._jobs, self._ownership, self._background, self._answers, self.counters
         )
+        status = StatusRequests(
+            state,
+            executor.title,
+            options.ray is None,
+            self._jobs,
+            self._runner,
+            self._drain,
+            self._ownership,
+            self._sessions,
+            self.counters,
+            self._background,
+            self._answers,
+        )
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             Heartbeat: self._on_heartbeat,
             **uploads.handlers,
             **jobs.handlers,
             **fetching.handlers,
             **CheckpointRequests(self._background, self._answers).handlers,
+            **status.handlers,
         }
+        self._metrics = None
+        if options.metrics is not None:
+            from megasam_server.service.metrics import MetricsPort
+
+            self._metrics = MetricsPort(options.metrics, status.numbers, self._background.call_soon)
+
+    def _executor(
+        self, options: ServerOptions, state: Path, environment: Mapping[str, str]
+    ) -> Executor:
+        return LocalWorkers(
+            options.job_function,
+            choose_devices(options.gpus),
+            environment,
+            state / WORKERS_FOLDER,
+            self._background.call_soon,
+        )
 
     def _bind(self, address: str) -> str:
         socket = self._socket
@@ -168,7 +201,7 @@ class SolverServer:
             poller.register(socket, zmq.POLLIN)
         try:
             self._runner.open()
-            while not self._stopping:
+            while not (self._stopping or self._drain.is_over()):
                 # Progress that is held back for a moment is not held back for a whole turn.
                 due = self._runner.seconds_to_next_report()
                 poller.poll(min(_POLL_MS, max(0, math.ceil(due * 1000))))
@@ -187,10 +220,22 @@ class SolverServer:
         """End :meth:`run`; from any thread. A running job is queued again for the next server."""
         self._background.call_soon(self._set_stopping)
 
+    def drain(self) -> None:
+        """End :meth:`run` in good order, see :mod:`megasam_server.service.drain`; from any
+        thread."""
+        self._background.call_soon(self._drain.begin)
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where Prometheus reads; None for nowhere."""
+        return None if self._metrics is None else self._metrics.address
+
     def _set_stopping(self) -> None:
         self._stopping = True
 
     def _close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
         self._runner.close()
         self._background.close()
         self._storage.close()
@@ -237,6 +282,7 @@ class SolverServer:
                 raise MegasamError(
                     "message_unexpected", f"{message.type_name} is nothing that a server is asked."
                 )
+            self._drain.check(message)
             handler(session, message)
         except MegasamError as error:
             self._answers.refuse(identity, number, error)

@@ -63,6 +63,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
     def open(self, identity: bytes, hello_name: str, visitor: Visitor, now: float) -> None:
         """A client said hello; saying it again changes nothing."""
         if self.get(identity, visitor, now) is None:

@@ -13,6 +13,7 @@ from megasam_shared.sequence import is_image, is_movie
 from megasam_shared.settings import SolveSettings
 
 from megasam_server.service.blobs import BlobStore
+from megasam_server.service.checkpoint_roots import CheckpointRoots
 from megasam_server.service.job_folder import JobFolder
 from megasam_server.service.media_roots import MediaRoots
 from megasam_server.service.options import UploadLimits
@@ -33,6 +34,7 @@ def place_submission(
     folder: JobFolder,
     blobs: BlobStore,
     roots: MediaRoots,
+    checkpoints: CheckpointRoots,
     client: str,
     limits: UploadLimits,
 ) -> PlacedJob:
@@ -46,7 +48,7 @@ def place_submission(
         MegasamError: a setting, file or path that is not allowed, ``upload_missing``,
             ``server_disk_full`` or what is over the limits; nothing is left of the folder then.
     """
-    settings = SolveSettings.from_map(submit.settings)
+    settings = checkpoints.resolve(SolveSettings.from_map(submit.settings))
     media = [submit.plate, *([submit.masks] if submit.masks else [])]
     check_upload([file for each in media for file in each.files], limits)
 
