@@ -1,5 +1,1 @@
 """Stage 4: optical flow and motion masks."""
-
-from megasam_server.flow.stage import FlowResult, solve_flow
-
-__all__ = ["FlowResult", "solve_flow"]

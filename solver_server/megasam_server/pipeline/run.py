@@ -12,7 +12,7 @@ from megasam_shared.settings import SolveSettings
 
 from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.write_results import write_results
-from megasam_server.flow import solve_flow
+from megasam_server.flow.stage import solve_flow
 from megasam_server.media.decode import decode, solver_size
 from megasam_server.media.frame_store import NO_SPACE, FrameStore
 from megasam_server.media.masks import decode_masks
@@ -26,9 +26,10 @@ from megasam_server.pipeline.quality import judge
 from megasam_server.pipeline.solved_shot import SolvedShot
 from megasam_server.pipeline.stage_cache import StageCache, identity_of, key_of
 from megasam_server.pipeline.stage_meter import StageMeter
-from megasam_server.tracking import TrackingSolution, solve_cameras
+from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.solution_file import read_solution, write_solution
-from megasam_server.video_depth import solve_depth
+from megasam_server.tracking.solve import solve_cameras
+from megasam_server.video_depth.stage import solve_depth
 
 NO_NETWORKS = "the classical engine has no depth network"
 NOT_SOLVED = "the engine cannot run"

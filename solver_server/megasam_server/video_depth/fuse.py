@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from megasam_server.flow import FlowResult
 from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.rigid_depth import MOST_WEIGHT, STRIDE, RigidDepth
 from megasam_server.flow.rigid_fit import inverse_depth_limits
 from megasam_server.flow.sightings import FlowSighting, sightings_of_frame
+from megasam_server.flow.stage import FlowResult
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.two_view import TwoView
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from megasam_server.flow import solve_flow
+from megasam_server.flow.stage import solve_flow
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.pipeline.progress import SilentProgress
 from megasam_shared.errors import MegasamError

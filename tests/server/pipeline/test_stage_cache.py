@@ -15,7 +15,7 @@ import pytest
 from megasam_server.pipeline import run
 from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.stage_cache import StageCache, entries, identity_of, key_of
-from megasam_server.tracking import TrackingSolution
+from megasam_server.tracking.solution import TrackingSolution
 from megasam_shared.settings import SolveSettings
 
 

@@ -12,7 +12,7 @@ from megasam_server.raycast import sets
 from megasam_server.raycast.camera_paths import handheld, look_at
 from megasam_server.raycast.clip import Take
 from megasam_server.raycast.render import Camera, Film
-from megasam_server.tracking import solve_cameras
+from megasam_server.tracking.solve import solve_cameras
 from megasam_shared.errors import MegasamError
 from megasam_shared.settings import SolveSettings
 

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from megasam_server.flow import solve_flow
+from megasam_server.flow.stage import solve_flow
 from megasam_server.pipeline.progress import SilentProgress
-from megasam_server.video_depth import solve_depth
+from megasam_server.video_depth.stage import solve_depth
 from megasam_shared.settings import SolveSettings
 
 from tests.server.plane_scene import make_shot, mask_store
