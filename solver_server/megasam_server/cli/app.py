@@ -16,8 +16,9 @@ from megasam_shared.protocol import DEFAULT_PORT
 from megasam_server.cli import checkpoints
 from megasam_server.cli.gc import gc
 from megasam_server.cli.keys import app as keys_app
-from megasam_server.cli.serve import default_state, serve
+from megasam_server.cli.serve import serve
 from megasam_server.cli.solve import solve
+from megasam_server.service.config_options import default_state
 
 EXIT_ERROR = 2
 

@@ -9,11 +9,12 @@ import typer
 from megasam_shared.errors import MegasamError
 
 from megasam_server.cli.serve import (
+    CONFIG_HELP,
     KEEP_DAYS_HELP,
     STORAGE_LIMIT_HELP,
-    default_state,
-    storage_limits,
+    settings_of,
 )
+from megasam_server.service.config_options import state_folder, storage_limits
 
 
 def gc(
@@ -21,7 +22,12 @@ def gc(
         Path | None,
         typer.Option(metavar="DIR", help="State folder of the server; default: the user's."),
     ] = None,
-    keep_days: Annotated[float, typer.Option(metavar="DAYS", min=0, help=KEEP_DAYS_HELP)] = 14,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help=KEEP_DAYS_HELP)
+    ] = None,
     storage_limit: Annotated[
         float | None, typer.Option(metavar="GB", min=0, help=STORAGE_LIMIT_HELP)
     ] = None,
@@ -36,14 +42,20 @@ def gc(
     from megasam_server.service.state_lock import StateLock
     from megasam_server.service.storage import Storage
 
-    folder = (state or default_state()).absolute()
+    given = {
+        "server.state": None if state is None else str(state),
+        "storage.keep_days": keep_days,
+        "storage.limit_gb": storage_limit,
+    }
+    values = settings_of(config, given).values
+    folder = state_folder(values).absolute()
     if not folder.is_dir():
         raise MegasamError(
             "state_missing",
             f"There is no state folder {folder}: no server has used it.",
             "Name the server's with --state DIR.",
         )
-    limits = storage_limits(keep_days, storage_limit)
+    limits = storage_limits(values)
     try:
         lock = StateLock(folder)
     except MegasamError as error:

@@ -5,50 +5,83 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import platformdirs
 import typer
-from megasam_shared.config_folder import config_folder
 from megasam_shared.errors import MegasamError
-from megasam_shared.keys import ALLOWED_CLIENTS, SERVER_KEY
-from megasam_shared.protocol import DEFAULT_PORT
-from megasam_shared.server_keys import full_address
 
-from megasam_server.service.options import (
-    EVERY_CLIENT,
-    CurveOptions,
-    ServerOptions,
-    StorageLimits,
+from megasam_server.service.config_file import (
+    ConfigValues,
+    default_config_file,
+    documented_default,
+    read_config,
 )
+from megasam_server.service.config_options import log_options, server_options
+from megasam_server.service.options import EVERY_CLIENT
+from megasam_server.service.server_log import start_log
 from megasam_server.service.worker import SOLVER
+
+_log = logging.getLogger(__name__)
 
 KEEP_DAYS_HELP = (
     "How long unused uploads and results stay, counted while a server runs; 0 for ever."
+    " [default: 14]"
 )
 STORAGE_LIMIT_HELP = "Most uploads, results and stage outputs of all clients."
+CONFIG_HELP = "Config file; default: server.toml in the user's config folder, if it is there."
 
 
-def default_state() -> Path:
-    """Where a server keeps jobs and uploads unless told otherwise."""
-    return platformdirs.user_data_path("megasam", appauthor=False) / "server"
+class ExecutorName(StrEnum):
+    """Where jobs run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def _print_default_config(wanted: bool) -> None:
+    if wanted:
+        print(documented_default(), end="")
+        raise typer.Exit
 
 
 def serve(
-    bind: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS", help="Where to listen; anything but loopback needs --curve."
-        ),
-    ] = f"tcp://127.0.0.1:{DEFAULT_PORT}",
-    curve: Annotated[
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)
+    ] = None,
+    _print_config: Annotated[
         bool,
+        typer.Option(
+            "--print-config",
+            callback=_print_default_config,
+            is_eager=True,
+            help="Print a config file with every setting, its default and what it is, and end.",
+        ),
+    ] = False,
+    systemd_unit: Annotated[
+        bool,
+        typer.Option(
+            "--systemd-unit",
+            help="Print a systemd unit that starts a server with this config file, and end.",
+        ),
+    ] = False,
+    bind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where to listen; anything but loopback needs --curve."
+            " [default: tcp://127.0.0.1:5599]",
+        ),
+    ] = None,
+    curve: Annotated[
+        bool | None,
         typer.Option(
             "--curve",
             help="Encrypt, and admit only clients on the allow-list; see 'megasam keys'.",
         ),
-    ] = False,
+    ] = None,
     keys: Annotated[
         Path | None,
         typer.Option(
@@ -57,9 +90,9 @@ def serve(
         ),
     ] = None,
     shared_jobs: Annotated[
-        bool,
+        bool | None,
         typer.Option("--shared-jobs", help="Every client may see and stop the jobs of all."),
-    ] = False,
+    ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -80,22 +113,41 @@ def serve(
         ),
     ] = None,
     queue_limit: Annotated[
-        int, typer.Option(metavar="JOBS", min=1, help="Most jobs that wait.")
-    ] = 100,
+        int | None, typer.Option(metavar="JOBS", min=1, help="Most jobs that wait. [default: 100]")
+    ] = None,
     queue_limit_per_client: Annotated[
         int | None, typer.Option(metavar="JOBS", min=1, help="Most jobs of one client that wait.")
     ] = None,
     gpus: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="LIST",
             help="GPUs to solve on, one worker each: 0,1 or 'auto' (all, else the CPU) or 'cpu'.",
         ),
-    ] = "auto",
+    ] = None,
+    executor: Annotated[
+        ExecutorName | None,
+        typer.Option(help="Where jobs run: on this machine, or on a Ray cluster. [default: local]"),
+    ] = None,
     job_timeout: Annotated[
-        float, typer.Option(metavar="MINUTES", min=0, help="Longest run of a job; 0 for no limit.")
-    ] = 24 * 60,
-    keep_days: Annotated[float, typer.Option(metavar="DAYS", min=0, help=KEEP_DAYS_HELP)] = 14,
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            min=0,
+            help="Longest run of a job; 0 for no limit. [default: 1440]",
+        ),
+    ] = None,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            min=0,
+            help="How long running jobs may go on after SIGTERM. [default: 30]",
+        ),
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help=KEEP_DAYS_HELP)
+    ] = None,
     client_quota: Annotated[
         float | None,
         typer.Option(metavar="GB", min=0, help="Most uploads and results that one client keeps."),
@@ -103,51 +155,102 @@ def serve(
     storage_limit: Annotated[
         float | None, typer.Option(metavar="GB", min=0, help=STORAGE_LIMIT_HELP)
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve numbers for Prometheus there; loopback only."
+        ),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Log there instead of standard error.")
+    ] = None,
+    log_json: Annotated[
+        bool | None, typer.Option("--log-json", help="Log one JSON object per line.")
+    ] = None,
 ) -> None:
-    """Run the solver server until Ctrl-C."""
+    """Run the solver server until Ctrl-C, which stops it at once, or SIGTERM, which lets the
+    running jobs reach the end of their stage. Jobs that are not over go on when a server with the
+    same state folder starts again."""
+    if systemd_unit:
+        from megasam_server.cli.systemd_unit import unit
+
+        print(unit(config or default_config_file()), end="")
+        return
+    given = {
+        "server.bind": bind,
+        "server.state": _absolute(state),
+        "server.gpus": gpus,
+        "server.executor": None if executor is None else executor.value,
+        "server.job_timeout_minutes": job_timeout,
+        "server.drain_minutes": drain,
+        "security.curve": curve,
+        "security.keys": _absolute(keys),
+        "security.shared_jobs": shared_jobs,
+        "media.roots": [str(root.absolute()) for root in media_root] if media_root else None,
+        "queue.limit": queue_limit,
+        "queue.limit_per_client": queue_limit_per_client,
+        "storage.keep_days": keep_days,
+        "storage.client_quota_gb": client_quota,
+        "storage.limit_gb": storage_limit,
+        "metrics.bind": metrics,
+        "log.file": _absolute(log_file),
+        "log.json": log_json,
+    }
+    read = settings_of(config, given)
+    prefixes = dict(map(prefix_pair, map_prefix or []))
+    merged = {EVERY_CLIENT: {**read.prefixes.get(EVERY_CLIENT, {}), **prefixes}}
+    _run(ConfigValues(read.values, {**read.prefixes, **merged}))
+
+
+def _run(config: ConfigValues) -> None:
     from megasam_server.service.server import SolverServer
 
-    logging.getLogger("megasam_server").setLevel(logging.INFO)
-    folder = keys or config_folder()
-    server = SolverServer(
-        ServerOptions(
-            state=state or default_state(),
-            bind=full_address(bind),
-            curve=CurveOptions(folder / SERVER_KEY, folder / ALLOWED_CLIENTS) if curve else None,
-            shared_jobs=shared_jobs,
-            media_roots=media_root or [],
-            prefix_maps={EVERY_CLIENT: dict(map(prefix_pair, map_prefix or []))},
-            queue_limit=queue_limit,
-            queue_limit_per_client=queue_limit_per_client,
-            gpus=None if gpus == "auto" else [name.strip() for name in gpus.split(",")],
-            job_timeout=job_timeout * 60 or None,
-            storage=storage_limits(keep_days, storage_limit, client_quota),
-            # The variable is for the project's own tests, which bring a job function along.
-            job_function=os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER),
-        )
-    )
+    # The variable is for the project's own tests, which bring a job function along.
+    options = server_options(config, os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER))
+    stop_log = start_log(log_options(config.values))
+    try:
+        server = SolverServer(options)
+        stopping = False
 
-    def stop(*_: object) -> None:
-        server.stop()
+        def stop_in_good_order(*_: object) -> None:
+            nonlocal stopping
+            if stopping:
+                server.stop()
+            else:
+                stopping = True
+                server.drain()
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    print(f"Listening on {server.address}", flush=True)
-    server.run()
+        def stop(*_: object) -> None:
+            server.stop()
 
-
-def storage_limits(
-    keep_days: float, storage_limit: float | None, client_quota: float | None = None
-) -> StorageLimits:
-    """Limits as the command line gives them: days, and GB of a thousand million bytes."""
-    return StorageLimits(
-        ttl=keep_days * 24 * 3600 or None,
-        client_bytes=None if client_quota is None else round(client_quota * 1e9),
-        all_bytes=None if storage_limit is None else round(storage_limit * 1e9),
-    )
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop_in_good_order)
+        if hasattr(signal, "SIGBREAK"):  # how services of Windows are told to stop
+            signal.signal(signal.SIGBREAK, stop_in_good_order)
+        print(f"Listening on {server.address}", flush=True)
+        _log.info("listening on %s, state in %s", server.address, options.state)
+        if server.metrics_address is not None:
+            _log.info("numbers for Prometheus on http://%s/metrics", server.metrics_address)
+        server.run()
+        _log.info("stopped")
+    finally:
+        stop_log()
 
 
-def prefix_pair(text: str) -> tuple[str, Path]:
+def settings_of(config: Path | None, given: Mapping[str, Any]) -> ConfigValues:
+    """The settings of a config file with those that the command line gives instead (None: not
+    given).
+
+    Raises:
+        MegasamError: see :func:`megasam_server.service.config_file.read_config`.
+    """
+    default = default_config_file()
+    read = read_config(config or (default if default.is_file() else None))
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return ConfigValues({**read.values, **overrides}, read.prefixes)
+
+
+def prefix_pair(text: str) -> tuple[str, str]:
     """``Z:/shows=/mnt/shows`` as prefix and folder.
 
     Raises:
@@ -160,4 +263,8 @@ def prefix_pair(text: str) -> tuple[str, Path]:
             f"{text!r} does not say what a prefix means here.",
             "Write PREFIX=FOLDER, e.g. Z:/shows=/mnt/shows.",
         )
-    return prefix, Path(folder)
+    return prefix, folder
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())

@@ -56,6 +56,7 @@ class Setting:
         about: what it is, for who runs a server.
         least: smallest number.
         choices: every text that is allowed; empty for any.
+        is_path: one or several folders or files; relative ones are beside the config file.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Setting:
     about: str
     least: float = 0
     choices: tuple[str, ...] = ()
+    is_path: bool = False
 
 
 _PICTURES = PictureLimits()
@@ -81,6 +83,7 @@ SETTINGS: Mapping[str, Setting] = {
             "",
             "Folder for jobs, uploads and results; empty: in the user's data folder. It needs room"
             " (see [storage]) and must be on a local disk, unless jobs run on a cluster.",
+            is_path=True,
         ),
         Setting(
             "server.gpus",
@@ -112,6 +115,7 @@ SETTINGS: Mapping[str, Setting] = {
             "security.keys",
             "",
             "Folder with server.key and allowed_clients; empty: the user's config folder.",
+            is_path=True,
         ),
         Setting("security.shared_jobs", False, "Every client may see and stop the jobs of all."),
         Setting(
@@ -120,11 +124,12 @@ SETTINGS: Mapping[str, Setting] = {
             "Names of further environment variables that workers get. They get what programs and"
             " GPU libraries need, and nothing else.",
         ),
-        Setting("media.roots", [], "Folders whose plates clients may name by path."),
+        Setting("media.roots", [], "Folders whose plates clients may name by path.", is_path=True),
         Setting(
             "media.checkpoint_roots",
             [],
             "Folders below which clients may choose checkpoints (the setting model_path).",
+            is_path=True,
         ),
         Setting("uploads.files", MAX_FILES, "Most files of a job, plate and masks together.", 1),
         Setting("uploads.file_gb", round(_UPLOADS.file_bytes / _GB), "Largest single file."),
@@ -158,7 +163,12 @@ SETTINGS: Mapping[str, Setting] = {
             "Most uploads, results and stage outputs of all clients; 0 for no limit.",
         ),
         Setting("storage.cache_gb", 50, "Most stage outputs that are kept for later solves."),
-        Setting("log.file", "", "File for the log; empty: standard error (systemd's journal)."),
+        Setting(
+            "log.file",
+            "",
+            "File for the log; empty: standard error (systemd's journal).",
+            is_path=True,
+        ),
         Setting(
             "log.level",
             "info",
@@ -195,8 +205,8 @@ SETTINGS: Mapping[str, Setting] = {
 
 @dataclass(frozen=True)
 class ConfigValues:
-    """What a file says: ``section.name`` to value, every setting present, and path prefixes by
-    client (``*`` for every client)."""
+    """What a file says: ``section.name`` to value, every setting present, and by client (``*`` for
+    every client) the folders that prefixes of paths mean."""
 
     values: Mapping[str, Any]
     prefixes: Mapping[str, Mapping[str, str]]
@@ -232,12 +242,12 @@ def read_config(path: Path | None) -> ConfigValues:
             "Compare it with 'megasam serve --print-config'.",
         ) from None
     prefixes = _take_prefixes(content, path)
-    given = dict(_flat(content, path))
-    return ConfigValues(defaults | {key: check(key, given[key], path) for key in given}, prefixes)
+    given = {key: _check(key, value, path) for key, value in _flat(content, path)}
+    return ConfigValues(defaults | given, prefixes)
 
 
-def check(key: str, value: Any, path: Path) -> Any:
-    """The value of a setting, of the setting's own type.
+def _check(key: str, value: Any, path: Path) -> Any:
+    """The value of a setting, of the setting's own type; paths are absolute.
 
     Raises:
         MegasamError: ``config_unknown``, ``config_wrong_type`` or ``config_out_of_range``.
@@ -265,6 +275,10 @@ def check(key: str, value: Any, path: Path) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and not setting.least <= value < float("inf"):
         raise _out_of_range(key, value, path, f"must be at least {setting.least:g}")
+    if setting.is_path and value:
+        return (
+            [_beside(path, v) for v in value] if isinstance(value, list) else _beside(path, value)
+        )
     return value
 
 
@@ -311,7 +325,15 @@ def _take_prefixes(content: dict[str, Any], path: Path) -> dict[str, dict[str, s
                 f"{key} in {path} must be a table of prefixes and the folders that they mean.",
                 'Write for example "Z:/shows" = "/mnt/shows" below [media.prefixes].',
             )
-    return {client: table for client, table in (by_client | named).items() if table}
+    return {
+        client: {prefix: _beside(path, folder) for prefix, folder in table.items()}
+        for client, table in (by_client | named).items()
+        if table
+    }
+
+
+def _beside(config: Path, folder: str) -> str:
+    return str(config.absolute().parent / Path(folder).expanduser())
 
 
 def _unknown(key: str, path: Path) -> MegasamError:

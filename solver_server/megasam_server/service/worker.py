@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import logging
 import os
 import queue
 import signal
@@ -26,6 +27,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_ARTEFACTS, MAX_PREVIEW_BYTES, Artefact
 
 from megasam_server.service.spare_room import disk_full, is_full
+from megasam_server.service.worker_log import WORKER_FORMAT
 
 SOLVER = "megasam_server.pipeline.run:run_job"
 
@@ -115,6 +117,8 @@ def solve(channel: Channel, function: str, start: dict) -> None:
     """Run one job and report how it ended."""
     try:
         print_to(start["log"])
+        logging.basicConfig(level=logging.WARNING, format=WORKER_FORMAT)
+        logging.getLogger("megasam_server").setLevel(logging.INFO)
         # Files that a library drops where it stands belong to the scratch.
         os.chdir(start["work_dir"])
         from megasam_shared.settings import SolveSettings
