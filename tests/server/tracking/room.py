@@ -52,7 +52,9 @@ def walk(count: int, step: float = 0.03, sway: float = 0.1) -> Tensor:
     """A walk forwards and to the side, looking about."""
     t = torch.arange(count, dtype=torch.float32)
     place = torch.stack([step * t, 0.05 * torch.sin(t / 5), 0.5 * step * t], dim=1)
-    look = torch.stack([0.03 * torch.sin(t / 7), sway * torch.sin(t / 9), 0.02 * torch.cos(t / 6)], 1)
+    look = torch.stack(
+        [0.03 * torch.sin(t / 7), sway * torch.sin(t / 9), 0.02 * torch.cos(t / 6)], 1
+    )
     return path(place, look)
 
 

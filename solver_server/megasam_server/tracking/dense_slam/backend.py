@@ -13,6 +13,7 @@ from megasam_server.geometry.dense_bundle import BundleOptions
 from megasam_server.geometry.edge_topology import EdgeTopology
 from megasam_server.models.droid_net import EdgeSources
 from megasam_server.tracking.dense_slam.factor_graph import edges_by_proximity, motion_features
+from megasam_server.tracking.dense_slam.hidden_states import HiddenStates
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
 
@@ -39,8 +40,8 @@ class _Chunk:
     Attributes:
         edges: [K] positions among all edges.
         ii, jj: [K] frames.
-        sources: the different source frames.
-        frames: frames of the chunk, as the features are stacked.
+        sources: the different source frames; ``source_frames`` on the host.
+        frames: all frames of the chunk, as the features are stacked.
         local_ii, local_jj: [K] positions among ``frames``.
     """
 
@@ -48,6 +49,7 @@ class _Chunk:
     ii: Tensor
     jj: Tensor
     sources: EdgeSources
+    source_frames: list[int]
     frames: list[int]
     local_ii: Tensor
     local_jj: Tensor
@@ -77,7 +79,7 @@ def adjust_all(
     """Adjust all frames of the store but the pose of the first.
 
     Features and hidden states pass through the network ``global_chunk`` source frames at a time, and the correlation is
-    computed on the fly: memory grows with the number of edges by their hidden states only.
+    computed on the fly; what does not fit on the device comes from the host.
 
     Args:
         grid: [h, w, 2] pixel coordinates of the 1/8 grid.
@@ -97,7 +99,9 @@ def adjust_all(
     )
     chunks = _chunks(edges, options.global_chunk, store.device)
     ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(store.device)
-    net = store.nets(edges[:, 0].tolist())
+    states = HiddenStates(store.device, options.max_state_bytes)
+    for number, chunk in enumerate(chunks):
+        states[number] = store.nets(chunk.ii.tolist())
     target = store.reproject(ii, jj)
     weight = torch.empty_like(target)
     eta = torch.full_like(store.disps, options.initial_eta)
@@ -111,15 +115,17 @@ def adjust_all(
     )
     topology = EdgeTopology.build(ii, jj, 1, count, store.disps[0].numel())
     for step in range(rule.steps):
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):
             at = chunk.edges
             coords = store.reproject(chunk.ii, chunk.jj)
             motion = motion_features(coords, target[at], grid, options.max_motion)
             compared = correlations.on_the_fly(store.fmaps(chunk.frames))
             corr = compared.lookup(coords, chunk.local_ii, chunk.local_jj)
-            inp = store.inps(chunk.frames)[chunk.local_ii]
-            update = network.update(net[at], inp, corr, motion, chunk.sources, with_upmask=False)
-            net[at] = update.net.to(net.dtype)
+            inp = store.inps(chunk.source_frames)[chunk.sources.index]
+            update = network.update(
+                states[number], inp, corr, motion, chunk.sources, with_upmask=False
+            )
+            states[number] = update.net.to(options.feature_dtype)
             target[at] = coords + update.delta.float()
             weight[at] = update.motion_weight.float() * store.keeps[chunk.ii, ..., None]
             eta[chunk.sources.frames] = update.eta.float()
@@ -155,5 +161,9 @@ def _chunks(edges: np.ndarray, frames_at_once: int, device: torch.device) -> lis
             for values in (at, *edges[at].T, local_ii, local_jj)
         )
         sources = EdgeSources.of(ii)
-        chunks.append(_Chunk(at, ii, jj, sources, frames.tolist(), local_ii, local_jj))
+        chunks.append(
+            _Chunk(
+                at, ii, jj, sources, sources.frames.tolist(), frames.tolist(), local_ii, local_jj
+            )
+        )
     return chunks

@@ -35,8 +35,6 @@ class KeyframeStore:
         times: time stamp of each slot. Equal to ``frame_numbers``, but with reference behaviour a removed keyframe
             leaves its time stamp behind.
         intrinsics: fx fy cx cy of the 1/8 grid, one camera for all frames.
-        context_left_behind: frame whose context features the reference leaves in the slot behind the last when it
-            removes a keyframe.
     """
 
     def __init__(
@@ -52,12 +50,13 @@ class KeyframeStore:
         self.options = options
         self.device = device
         self.intrinsics = intrinsics.to(device, torch.float32)
-        self.context_left_behind: int | None = None
         self.frame_numbers: list[int] = []
         self.times: list[int] = []
         self.has_prior = False
         self._features = features
         self._context_frames: list[int | None] = []
+        # (slot, frame): the context that the reference leaves behind the last slot on a removal.
+        self._left_behind: tuple[int, int] | None = None
         self._poses = torch.zeros(0, 7, device=device)
         self._disps = torch.zeros(0, height, width, device=device)
         self._priors = torch.zeros(0, height, width, device=device)
@@ -113,13 +112,11 @@ class KeyframeStore:
         self._priors[slot] = 0.0 if prior is None else prior
         self._keeps[slot] = 1.0 if keep is None else keep
         self.has_prior |= prior is not None
-        self.context_left_behind = None
 
     def remove(self, slot: int) -> None:
         """Take a frame out; the slots behind it move up."""
-        if self.options.reference_behaviour:
-            self.context_left_behind = self._context_frames[-1]
         last = len(self) - 1
+        self._left_behind = last, self._context_frames[-1]
         for tensor in (self._poses, self._disps, self._priors, self._keeps):
             tensor[slot:last] = tensor[slot + 1 : last + 1].clone()
         del self.frame_numbers[slot], self._context_frames[slot]
@@ -131,7 +128,9 @@ class KeyframeStore:
 
     def take_context_of(self, other: KeyframeStore) -> None:
         """Use the context features of the slots of another store, as the reference does by mistake."""
-        frames = [*other._context_frames, other.context_left_behind]
+        frames = list(other._context_frames)
+        if other._left_behind is not None and other._left_behind[0] == len(frames):
+            frames.append(other._left_behind[1])
         frames += [None] * len(self)
         self._context_frames = frames[: len(self)]
 

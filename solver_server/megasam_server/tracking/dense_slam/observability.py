@@ -44,3 +44,10 @@ class Observability:
         if self.median_hessian >= options.min_depth_hessian:
             return 0.0
         return options.global_prior_weight * math.exp(-options.prior_decay * self.median_hessian)
+
+
+def parallax(store: KeyframeStore, edges: np.ndarray) -> float:
+    """Largest mean flow, 1/8 pixels, that the translation between two linked frames alone causes."""
+    ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(store.device)
+    # Frames that hardly overlap are at an arbitrary large distance, as they should here.
+    return float(store.distance(ii, jj, beta=0.0).max())

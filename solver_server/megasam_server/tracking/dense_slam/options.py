@@ -36,12 +36,14 @@ class TrackerOptions:
             parity tests only.
         optimise_focal: refine the focal length when the motion makes it observable. False holds it.
         max_keyframes: as many keyframes as this keep their features on the device; older ones go to the host.
+        max_state_bytes: as much of the hidden states of the global adjustment stays on the device.
         feature_dtype: how features and hidden states are stored.
     """
 
     reference_behaviour: bool = False
     optimise_focal: bool = True
     max_keyframes: int = 128
+    max_state_bytes: int = 2**31
     feature_dtype: torch.dtype = torch.float32
 
     # Motion filter: a frame becomes a keyframe when its mean flow to the last one is larger.
@@ -90,6 +92,10 @@ class TrackerOptions:
     # The same limit for one residual, where it depends neither on the image size nor on the number of edges:
     # 50 spread over the 48 edges, 48x64 pixels and 2 axes of the frontend at its nominal size.
     min_focal_hessian_per_residual: float = 50.0 / (48 * 48 * 64 * 2)
+
+    # With less flow from translation than this the disparities rest on the prior.
+    min_parallax: float = 0.1
+    tripod_prior_weight: float = 1e-2
 
     # Pose filling.
     fill_group: int = 16

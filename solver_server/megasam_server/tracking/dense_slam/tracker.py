@@ -18,7 +18,7 @@ from megasam_server.tracking.dense_slam.frontend import Frontend
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.motion_filter import MotionFilter
 from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
-from megasam_server.tracking.dense_slam.observability import Observability
+from megasam_server.tracking.dense_slam.observability import Observability, parallax
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.pose_filling import fill_poses
 
@@ -43,6 +43,8 @@ class TrackingResult:
         prior_scale: lengths of the depth prior over lengths of the result; None without a prior.
         keyframes: frame numbers.
         observability: what the motion could tell; None when there was nothing to adjust.
+        parallax: mean motion, in pixels of the tracker's images, that the camera's translation causes between those two
+            linked keyframes where it is largest; None as ``observability``.
     """
 
     cam_from_world: Tensor
@@ -53,6 +55,7 @@ class TrackingResult:
     prior_scale: float | None
     keyframes: list[int]
     observability: Observability | None
+    parallax: float | None
 
 
 class Tracker:
@@ -92,6 +95,7 @@ class Tracker:
         self._filter = MotionFilter(network, self._correlations, self._grid)
         self._observability: Observability | None = None
         self._focal_refined = False
+        self._parallax: float | None = None
         self._final_rule: GlobalRule | None = None
         self._static: Tensor | None = None
         self.all_frames: KeyframeStore | None = None
@@ -147,7 +151,12 @@ class Tracker:
         prior_weight = self._observability.prior_weight(options)
         self._final_rule = GlobalRule(options.all_frames_steps, False, prior_weight)
         rule = GlobalRule(options.keyframe_steps, self._focal_refined, prior_weight)
-        self._adjust(self.store, rule, (_FOLLOW, _KEYFRAMES, "adjusting the keyframes"))
+        edges = self._adjust(
+            self.store, rule, (_FOLLOW, _KEYFRAMES, "adjusting the keyframes")
+        ).edges
+        self._parallax = parallax(self.store, edges)
+        if self._rests_on_prior():
+            self._adjust_to_prior()
 
     @torch.inference_mode()
     def place_all_frames(self) -> None:
@@ -193,6 +202,7 @@ class Tracker:
             scale,
             list(self.store.frame_numbers),
             self._observability,
+            None if self._parallax is None else 8 * self._parallax,
         )
 
     def _begin(self) -> None:
@@ -256,6 +266,20 @@ class Tracker:
                 self._report(start + share * done / total, words)
 
         return adjust_all(store, self._network, self._correlations, self._grid, rule, on_step)
+
+    def _rests_on_prior(self) -> bool:
+        """Whether the camera moves so little that the depth prior knows more than the flow."""
+        options = self._options
+        little = self._parallax < options.min_parallax
+        return little and self.store.has_prior and not options.reference_behaviour
+
+    def _adjust_to_prior(self) -> None:
+        """Adjust the keyframes again, from the prior's disparities, and hold on to these from now on."""
+        options, store = self._options, self.store
+        store.disps.copy_(torch.where(store.priors > 0, store.priors, store.disps))
+        rule = GlobalRule(options.keyframe_steps, self._focal_refined, options.tripod_prior_weight)
+        self._adjust(store, rule, None)
+        self._final_rule = GlobalRule(options.all_frames_steps, False, options.tripod_prior_weight)
 
     def _place(self, poses: Tensor) -> KeyframeStore:
         """A store with a slot for each frame, at the given poses [N, 7]."""
