@@ -207,30 +207,27 @@ def raft_rows(bench: Bench) -> Iterator[Row]:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for batch in bench.batches:
             best = batch == bench.batches[-1] and dtype == torch.float16
-            for compiled in (False, True) if bench.compiled and best else (False,):
-                yield Row(
-                    f"RAFT {iterations} iterations {height}x{width}" + " compiled" * compiled,
-                    batch,
-                    "pairs both ways",
-                    dtype,
-                    functools.partial(
-                        lambda dtype, batch, compiled: network_work(
-                            bench,
-                            dtype,
-                            _master(RaftFlow),
-                            both_ways,
-                            lambda seed: (_frames(seed, batch + 1, 3, height, width),),
-                            twin="raft" if batch == 1 else None,
-                            compiled=RaftFlow.compile if compiled else None,
-                            # Iterations feed rounding back through the flow.
-                            tolerance=5 * TOLERANCE[dtype],
-                        ),
+            yield Row(
+                f"RAFT {iterations} iterations {height}x{width}",
+                batch,
+                "pairs both ways",
+                dtype,
+                functools.partial(
+                    lambda dtype, batch: network_work(
+                        bench,
                         dtype,
-                        batch,
-                        compiled,
+                        _master(RaftFlow),
+                        both_ways,
+                        lambda seed: (_frames(seed, batch + 1, 3, height, width),),
+                        twin="raft" if batch == 1 else None,
+                        # Iterations feed rounding back through the flow.
+                        tolerance=5 * TOLERANCE[dtype],
                     ),
-                    Goal(most_ms=15) if best else None,
-                )
+                    dtype,
+                    batch,
+                ),
+                Goal(most_ms=15) if best else None,
+            )
 
 
 def encoder_rows(bench: Bench) -> Iterator[Row]:

@@ -55,7 +55,8 @@ def reset_hidden(
     Args:
         hx: [E,C+X,h,w], hidden state, then input. It may be overwritten.
         zr: [E,2C,h,w], update and reset gate before bias and context.
-        context: [E,3C], bias and global context of the gates z, r and the candidate q.
+        context: [E,3C], bias and global context of the gates z, r and the candidate q; or
+            [E,3C,h,w], where it differs from pixel to pixel.
         h: [E,C,h,w], hidden state.
 
     Returns:
@@ -64,7 +65,7 @@ def reset_hidden(
     if kernels := kernels_for(hx, zr, context, h):
         return kernels.reset_hidden(hx, zr, context, h)
     channels = h.shape[1]
-    shift = context[:, channels : 2 * channels, None, None]  # [E,C,1,1]
+    shift = _over_pixels(context)[:, channels : 2 * channels]  # [E,C,1,1] or [E,C,h,w]
     reset = torch.sigmoid(zr[:, channels:] + shift)  # [E,C,h,w]
     return torch.cat([reset * h, hx[:, channels:]], dim=1)
 
@@ -79,10 +80,14 @@ def blend_hidden(
     if kernels := kernels_for(zr, context, q, h):
         return kernels.blend_hidden(zr, context, q, h)
     channels = h.shape[1]
-    context_z = context[:, :channels, None, None]  # [E,C,1,1]
-    context_q = context[:, 2 * channels :, None, None]  # [E,C,1,1]
+    context_z = _over_pixels(context)[:, :channels]  # [E,C,1,1] or [E,C,h,w]
+    context_q = _over_pixels(context)[:, 2 * channels :]
     update = torch.sigmoid(zr[:, :channels] + context_z)  # [E,C,h,w]
     return (1 - update) * h + update * torch.tanh(q + context_q)
+
+
+def _over_pixels(context: torch.Tensor) -> torch.Tensor:
+    return context if context.dim() == 4 else context[..., None, None]
 
 
 def norm_gelu(

@@ -23,6 +23,7 @@ from torchvision.models.optical_flow import raft_large
 
 from megasam_server.models.convex_upsampling import upsample_convex
 from megasam_server.models.correlation import CorrelationVolume
+from megasam_server.models.pointwise import bias_relu, blend_hidden, join, reset_hidden
 
 SMALLEST_SIDE = 128
 """Pixels: below it the coarsest level of the correlation pyramid is less than two cells wide."""
@@ -69,47 +70,93 @@ class Flow(NamedTuple):
     full: Tensor
 
 
-class _Gates(NamedTuple):
-    """One convolution pass of the recurrent unit, with what the context adds computed beforehand.
+class _RecurrentPass:
+    """One pass of the recurrent unit, for flows that start in frames with this context.
 
     Of the 384 input channels of each convolution (state, context, motion) the context's 128 are the
-    same in every iteration.
+    same in every iteration: what they add is computed once. The two gates are one convolution.
+
+    Args:
+        gru: one ConvGRU of torchvision's recurrent block.
+        context: [B,128,h,w].
     """
 
-    update_reset: Tensor  # [256,256,kh,kw] weights of both gates for (state, motion)
-    candidate: Tensor  # [128,256,kh,kw] weights of the candidate for (state, motion)
-    update_reset_context: Tensor  # [B,256,h,w] context's share, bias included
-    candidate_context: Tensor  # [B,128,h,w]
+    def __init__(self, gru: nn.Module, context: Tensor) -> None:
+        convs = (gru.convz, gru.convr, gru.convq)
+        weights = torch.cat([conv.weight for conv in convs])  # [384,384,kh,kw]
+        state, constant, motion = weights.split(HIDDEN, 1)
+        changing = torch.cat([state, motion], 1)  # [384,256,kh,kw]
+        self._gates, self._candidate = map(_channels_last, changing.split([2 * HIDDEN, HIDDEN]))
+        bias = torch.cat([conv.bias for conv in convs])  # [384]
+        self._context = _same(context, _channels_last(constant), bias)  # [B,384,h,w]
 
-    @classmethod
-    def prepare(cls, gru: nn.Module, context: Tensor) -> _Gates:
-        """``gru`` is one ConvGRU of torchvision's recurrent block; ``context`` [B,128,h,w]."""
-        changing, constant = _split_inputs(torch.cat([gru.convz.weight, gru.convr.weight]))
-        bias = torch.cat([gru.convz.bias, gru.convr.bias])
-        q_changing, q_constant = _split_inputs(gru.convq.weight)
-        padding = gru.convq.padding
-        return cls(
-            changing,
-            q_changing,
-            F.conv2d(context, constant, bias, padding=padding),
-            F.conv2d(context, q_constant, gru.convq.bias, padding=padding),
-        )
-
-    def step(self, hidden: Tensor, motion: Tensor) -> Tensor:
-        """The next state [B,128,h,w] from this one and the motion features [B,128,h,w]."""
-        padding = (self.candidate.shape[2] // 2, self.candidate.shape[3] // 2)
-        gates = F.conv2d(torch.cat([hidden, motion], 1), self.update_reset, padding=padding)
-        update, reset = torch.sigmoid(gates + self.update_reset_context).chunk(2, 1)
-        candidate = F.conv2d(
-            torch.cat([reset * hidden, motion], 1), self.candidate, padding=padding
-        )
-        return torch.lerp(hidden, torch.tanh(candidate + self.candidate_context), update)
+    def __call__(self, joint: Tensor, hidden: Tensor) -> Tensor:
+        """The next state [B,128,h,w] from this one and ``joint`` [B,256,h,w], state and motion."""
+        gates = _same(joint, self._gates)  # [B,256,h,w]
+        joint = reset_hidden(joint, gates, self._context, hidden)  # [B,256,h,w]
+        candidate = _same(joint, self._candidate)  # [B,128,h,w]
+        return blend_hidden(gates, self._context, candidate, hidden)
 
 
-def _split_inputs(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [C,384,kh,kw] over (state, context, motion) -> over (state, motion), over context."""
-    state, context, motion = weight.split(HIDDEN, 1)
-    return torch.cat([state, motion], 1), context
+class _Update:
+    """RAFT's update, its weights laid out for many iterations on a GPU.
+
+    Args:
+        block: torchvision's update block.
+        context: [B,128,h,w].
+    """
+
+    def __init__(self, block: nn.Module, context: Tensor) -> None:
+        encoder, head = block.motion_encoder, block.flow_head
+        self._corr1, self._corr2 = encoder.convcorr1[0], encoder.convcorr2[0]
+        self._flow2, self._head1 = encoder.convflow2[0], head.conv1
+        # Tensor cores want channels in multiples of 8: 2 of flow, 126 and 2 of flow are not.
+        self._flow1 = _channels_last(_padded(encoder.convflow1[0].weight, inputs=6))
+        self._flow1_bias = encoder.convflow1[0].bias
+        self._joint = _channels_last(_padded(encoder.conv[0].weight, outputs=2))
+        self._joint_bias = encoder.conv[0].bias
+        self._head2 = _channels_last(_padded(head.conv2.weight, outputs=6))
+        self._head2_bias = head.conv2.bias
+        gru = block.recurrent_block
+        self._passes = _RecurrentPass(gru.convgru1, context), _RecurrentPass(gru.convgru2, context)
+
+    def __call__(self, hidden: Tensor, correlation: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """State [B,128,h,w], correlation [B,324,h,w], flow float32 [B,h,w,2] -> the next state, and
+        what to add to the flow, float32 [B,h,w,2].
+        """
+        seen = F.pad(flow.to(hidden.dtype), (0, 6)).permute(0, 3, 1, 2)  # [B,8,h,w]
+        joint = join([(hidden, None), *self._motion(correlation, seen)])  # [B,256,h,w]
+        first, second = self._passes
+        hidden = first(joint, hidden)
+        joint[:, :HIDDEN] = hidden
+        hidden = second(joint, hidden)
+        wide = bias_relu(_same(hidden, self._head1.weight), self._head1.bias)  # [B,256,h,w]
+        delta = _same(wide, self._head2)[:, :2].float().permute(0, 2, 3, 1)  # [B,h,w,2]
+        return hidden, delta + self._head2_bias.float()
+
+    def _motion(self, correlation: Tensor, seen: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """The motion features, [B,126,h,w] without bias and relu, and the flow [B,2,h,w]."""
+        corr = bias_relu(_same(correlation, self._corr1.weight), self._corr1.bias)  # [B,256,h,w]
+        corr = _same(corr, self._corr2.weight)  # [B,192,h,w]
+        flow = bias_relu(_same(seen, self._flow1), self._flow1_bias)  # [B,128,h,w]
+        flow = _same(flow, self._flow2.weight)  # [B,64,h,w]
+        both = join([(corr, self._corr2.bias), (flow, self._flow2.bias)])  # [B,256,h,w]
+        motion = _same(both, self._joint)  # [B,128,h,w], the last two zero
+        return [(motion[:, : HIDDEN - 2], self._joint_bias), (seen[:, :2], None)]
+
+
+def _same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolution that keeps height and width; sides of the kernel are odd."""
+    return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
+
+
+def _padded(weight: Tensor, inputs: int = 0, outputs: int = 0) -> Tensor:
+    """Weights [O,I,kh,kw] with that many zero channels after the last ones."""
+    return F.pad(weight, (0, 0, 0, 0, 0, inputs, 0, outputs))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _pixel_grid(like: Tensor) -> Tensor:
@@ -124,12 +171,12 @@ class RaftFlow(nn.Module):
 
     In half precision (``RaftFlow().half()``, float16 as in the reference; bfloat16 works too) the
     encoders, the correlation matrix and the update block are in that type; coordinates and flows stay
-    float32. ``compile()`` compiles the update iteration, the part that repeats.
+    float32. Nothing waits for the device: a call can be captured in a CUDA graph.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = raft_large(weights=None)
+        self.network = raft_large(weights=None).to(memory_format=torch.channels_last)
         # The running statistics of the official weights count, never those of a batch.
         self.eval().requires_grad_(False)
 
@@ -147,7 +194,7 @@ class RaftFlow(nn.Module):
         weight = next(self.network.parameters())
         # Scaled in float32: 2 x / 255 - 1 in half precision would lose the last bit of x.
         x = (images.float() * (2 / 255) - 1).to(weight.dtype)  # [B,3,H,W]
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = _channels_last(x)
         fmap = self.network.feature_encoder(x)  # [B,256,h,w]
         hidden, context = self.network.context_encoder(x).split(HIDDEN, 1)  # [B,128,h,w] each
         return RaftFeatures(fmap, torch.tanh(hidden), torch.relu(context))
@@ -166,8 +213,7 @@ class RaftFlow(nn.Module):
             flow_init: [B,2,h,w] where to start, in 1/8 pixels; zero without it.
         """
         volume = CorrelationVolume(source.fmap, target.fmap, radius=RADIUS)
-        block = self.network.update_block.recurrent_block
-        gates = [_Gates.prepare(gru, source.context) for gru in (block.convgru1, block.convgru2)]
+        update = _Update(self.network.update_block, source.context)
         hidden = source.hidden  # [B,128,h,w]
         grid = _pixel_grid(hidden)  # [h,w,2]
         flow = torch.zeros(len(hidden), *grid.shape, device=grid.device)  # [B,h,w,2]
@@ -175,7 +221,7 @@ class RaftFlow(nn.Module):
             flow = flow + flow_init.permute(0, 2, 3, 1)
         for _ in range(iterations):
             correlation = volume.lookup(grid + flow)  # [B,324,h,w]
-            hidden, delta = self(hidden, correlation, flow, *gates)
+            hidden, delta = update(hidden, correlation.to(hidden.dtype), flow)
             flow = flow + delta
         low = flow.permute(0, 3, 1, 2)  # [B,2,h,w]
         mask = self.network.mask_predictor(hidden)  # [B,576,h,w], with RAFT's factor 0.25
@@ -205,18 +251,6 @@ class RaftFlow(nn.Module):
         both = self.flow(RaftFeatures.cat([a, b]), RaftFeatures.cat([b, a]), iterations, flow_init)
         count = len(a.fmap)
         return Flow(both.low[:count], both.full[:count]), Flow(both.low[count:], both.full[count:])
-
-    def forward(
-        self, hidden: Tensor, correlation: Tensor, flow: Tensor, first: _Gates, second: _Gates
-    ) -> tuple[Tensor, Tensor]:
-        """One update: state [B,128,h,w], correlation [B,324,h,w], flow [B,h,w,2] -> the next state
-        and what to add to the flow, float32 [B,h,w,2].
-        """
-        block = self.network.update_block
-        seen = flow.permute(0, 3, 1, 2).to(hidden.dtype)  # [B,2,h,w]
-        motion = block.motion_encoder(seen, correlation.to(hidden.dtype))  # [B,128,h,w]
-        hidden = second.step(first.step(hidden, motion), motion)
-        return hidden, block.flow_head(hidden).float().permute(0, 2, 3, 1)
 
 
 def _check_size(height: int, width: int) -> None:

@@ -134,6 +134,13 @@ def gated_mean(gate: torch.Tensor, bias: torch.Tensor, h: torch.Tensor) -> torch
     return out
 
 
+def _context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """``context`` as rows in memory, and how many pixels share a row."""
+    if context.dim() == 4:
+        return context.contiguous(memory_format=torch.channels_last), 1
+    return context.contiguous(), h.shape[2] * h.shape[3]
+
+
 @triton.jit
 def _reset_kernel(zr, context, h, out, out_row, rows, pixels, C: tl.constexpr, ROWS: tl.constexpr):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
@@ -149,16 +156,17 @@ def reset_hidden(
     hx: torch.Tensor, zr: torch.Tensor, context: torch.Tensor, h: torch.Tensor
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
+    context, pixels = _context_rows(context, h)
     zr = zr.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
     _reset_kernel[(triton.cdiv(rows, block_rows),)](
         zr,
-        context.contiguous(),
+        context,
         h,
         hx,
         hx.stride(3),
         rows,
-        h.shape[2] * h.shape[3],
+        pixels,
         C=channels,
         ROWS=block_rows,
     )
@@ -183,18 +191,19 @@ def blend_hidden(
     zr: torch.Tensor, context: torch.Tensor, q: torch.Tensor, h: torch.Tensor
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
+    context, pixels = _context_rows(context, h)
     zr = zr.contiguous(memory_format=torch.channels_last)
     q = q.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(h)
     _blend_kernel[(triton.cdiv(rows, block_rows),)](
         zr,
-        context.contiguous(),
+        context,
         q,
         h,
         out,
         rows,
-        h.shape[2] * h.shape[3],
+        pixels,
         C=channels,
         ROWS=block_rows,
     )

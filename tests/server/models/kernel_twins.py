@@ -29,7 +29,7 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
 
     h, q, x, zr, raw = image(), image(), image(), image(2 * channels), image(64)
     bias, narrow_bias = torch.randn(channels), torch.randn(64)
-    context = torch.randn(edges, 3 * channels)
+    context, varied = torch.randn(edges, 3 * channels), image(3 * channels)
     hx = pointwise.join([(h, None), (raw, narrow_bias)])
     norm = torch.nn.LayerNorm(channels, eps=1e-6).requires_grad_(False)
     norm.weight.normal_()
@@ -77,6 +77,16 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
             triton_kernels.blend_hidden,
             (zr, context, q, h),
             pointwise.blend_hidden(zr, context, q, h),
+        ),
+        "reset_hidden, each pixel": (
+            triton_kernels.reset_hidden,
+            (hx, zr, varied, h),
+            pointwise.reset_hidden(hx, zr, varied, h),
+        ),
+        "blend_hidden, each pixel": (
+            triton_kernels.blend_hidden,
+            (zr, varied, q, h),
+            pointwise.blend_hidden(zr, varied, q, h),
         ),
         "norm_gelu": (
             norm_kernel,
