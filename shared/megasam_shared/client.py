@@ -25,6 +25,7 @@ from megasam_shared.connection import Connection, ConnectionChanged
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import (
     Artefact,
+    AskStatus,
     Attach,
     Cancel,
     CheckpointInfo,
@@ -38,6 +39,7 @@ from megasam_shared.protocol import (
     MediaFile,
     Progress,
     Result,
+    ServerStatus,
     Submit,
     Welcome,
 )
@@ -185,6 +187,10 @@ class SolverClient:
         """Every checkpoint of the server's table: whether it is there, and its licence."""
         answer: Checkpoints = self._connection.request(ListCheckpoints, timeout)
         return answer.checkpoints
+
+    def server_status(self, timeout: float = 30.0) -> ServerStatus:
+        """How the server is: its queue, its running jobs, its GPUs, what it has counted."""
+        return self._connection.request(AskStatus, timeout)
 
     def wait(
         self,
