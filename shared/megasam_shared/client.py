@@ -62,6 +62,8 @@ class SolverClient:
         keys: for an encrypted server, see :func:`megasam_shared.server_keys.keys_for`.
         on_event: called with each event in the connection's thread; it must be quick and must not
             call blocking methods. Without it, events wait for :meth:`poll`, the newest 512.
+        patience: seconds that uploads, submissions and fetches wait for a lost server before they
+            fail; they go on where they were.
         hash_cache: file that remembers hashes of plates between runs; None remembers only
             while this client lives.
 
@@ -77,8 +79,10 @@ class SolverClient:
         name: str = "",
         keys: ClientKeys | None = None,
         on_event: Callable[[Any], None] | None = None,
+        patience: float = 60.0,
         hash_cache: Path | None = None,
     ) -> None:
+        self._patience = patience
         self._events: deque[Any] = deque(maxlen=_KEPT_EVENTS)
         self._hashes = HashCache(hash_cache)
         self._hash_lock = threading.Lock()
@@ -134,7 +138,9 @@ class SolverClient:
     def upload(self, files: Sequence[Path], on_bytes: OnBytes | None = None) -> Media:
         """Bring the files of a plate or mask to the server; see :func:`upload_files`."""
         with self._hash_lock:
-            entries: list[MediaFile] = upload_files(self._connection, files, self._hashes, on_bytes)
+            entries: list[MediaFile] = self.through_cuts(
+                lambda: upload_files(self._connection, files, self._hashes, on_bytes)
+            )
         return Media(files=entries)
 
     def submit(
@@ -157,14 +163,15 @@ class SolverClient:
             MegasamError: why the server refuses (``queue_full``, ``upload_missing``,
                 ``path_not_allowed``, ``setting_out_of_range`` ...).
         """
-        answer: JobChanged = self._connection.request(
-            Submit,
-            timeout,
-            submission=secrets.token_hex(16),
-            name=name[:255],
-            plate=plate,
-            masks=masks,
-            settings=settings.to_map(),
+        fields = {
+            "submission": secrets.token_hex(16),
+            "name": name[:255],
+            "plate": plate,
+            "masks": masks,
+            "settings": settings.to_map(),
+        }
+        answer: JobChanged = self.through_cuts(
+            lambda: self._connection.request(Submit, timeout, **fields)
         )
         return answer.job
 
@@ -246,4 +253,19 @@ class SolverClient:
         on_bytes: OnBytes | None = None,
     ) -> list[Path]:
         """Bring result files to ``folder``; see :func:`fetch_artefacts`."""
-        return fetch_artefacts(self._connection, job, artefacts, folder, on_bytes)
+        return self.through_cuts(
+            lambda: fetch_artefacts(self._connection, job, artefacts, folder, on_bytes)
+        )
+
+    def through_cuts(self, step: Callable[[], _Returned]) -> _Returned:
+        """Call ``step``, again whenever it lost the server and that came back in time.
+
+        Raises:
+            MegasamError: what ``step`` raised; ``server_lost`` when the patience was not enough.
+        """
+        while True:
+            try:
+                return step()
+            except MegasamError as error:
+                if not self._connection.survives(error, self._patience):
+                    raise

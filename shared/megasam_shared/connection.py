@@ -156,6 +156,22 @@ class Connection:
         assert welcome is not None
         return welcome
 
+    def survives(self, error: MegasamError, timeout: float) -> bool:
+        """Whether ``error`` is the loss of the server, and it is back within ``timeout`` s.
+
+        Raises:
+            MegasamError: when it is back and does not want us, see :meth:`wait_until_connected`.
+        """
+        if error.code != "server_lost" or timeout <= 0:
+            return False
+        try:
+            self.wait_until_connected(timeout)
+        except MegasamError as later:
+            if later.code not in ("server_not_reachable", "server_handshake_failed"):
+                raise
+            return False
+        return True
+
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener(event)`` for everything that comes unasked and for ConnectionChanged."""
         with self._lock:
@@ -265,6 +281,7 @@ class Connection:
             if self._welcome is None or self._welcome.server != message.server:
                 self._fail_pending(self._lost("was restarted"))
             self._welcome = message
+            self._handshake.succeeded()
             if not self.connected:
                 self._welcomed.set()
                 self._tell(ConnectionChanged(True))

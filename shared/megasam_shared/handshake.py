@@ -51,6 +51,10 @@ class HandshakeWatch:
             else:
                 self.error = self._failed()
 
+    def succeeded(self) -> None:
+        """The server has answered: what failed before is past."""
+        self.error, self.refused = None, False
+
     @property
     def wants_new_socket(self) -> bool:
         """This socket will never connect: it is time to try with another one."""

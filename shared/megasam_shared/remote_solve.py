@@ -142,7 +142,8 @@ def _solve(
             watcher.on_job(event.job)
 
     try:
-        result = client.wait(job.job, pass_on)
+        # The job goes on without us: after a cut, its news are asked for again.
+        result = client.through_cuts(lambda: client.wait(job.job, pass_on))
     except BaseException as error:
         if not (isinstance(error, MegasamError) and error.code == "server_lost"):
             client.cancel(job.job, timeout=5)

@@ -220,7 +220,8 @@ def fetch_artefacts(
     """Bring result files home.
 
     Each file grows under a temporary name beside its place and gets its name when its hash is
-    right, so a cut leaves no file that looks finished; a later call goes on where the cut was.
+    right, so a cut leaves no file that looks finished; a later call goes on where the cut was, and
+    takes no file again that is there already.
 
     Returns:
         The files written, in the order of ``artefacts``.
@@ -233,15 +234,18 @@ def fetch_artefacts(
     total = sum(artefact.size for artefact in artefacts)
     incoming = [_Incoming(a, t) for a, t in zip(artefacts, targets, strict=True)]
 
-    def pieces() -> Iterator[tuple[_Incoming | None, Future]]:
+    done = 0
+
+    def pieces() -> Iterator[tuple[_Incoming, Future]]:
+        nonlocal done
         for file in incoming:
             file.open()
+            done += file.written
             for offset in range(file.written, file.artefact.size, CHUNK_BYTES):
                 length = min(CHUNK_BYTES, file.artefact.size - offset)
                 fields = {"job": job, "path": file.artefact.path}
                 yield file, connection.send(Fetch, **fields, offset=offset, length=length)
 
-    done = 0
     try:
         for file, piece in _windowed(pieces()):
             file.write(piece.offset, piece.data)
@@ -253,6 +257,8 @@ def fetch_artefacts(
     finally:
         for file in incoming:
             file.close()
+    if on_bytes:
+        on_bytes(total, total)
     return targets
 
 
@@ -269,6 +275,9 @@ class _Incoming:
 
     def open(self) -> None:
         """Open the temporary file and hash what an earlier fetch left in it."""
+        if self._is_there():
+            self.written = self.artefact.size
+            return
         self._part.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._part.open("a+b")
         self._file.seek(0)
@@ -279,6 +288,13 @@ class _Incoming:
             self._file.truncate(0)
             self.written, self._hash = 0, hashlib.sha256()
         self._finish_when_complete()
+
+    def _is_there(self) -> bool:
+        """An earlier fetch has finished this file."""
+        if not self._target.is_file() or self._target.stat().st_size != self.artefact.size:
+            return False
+        with self._target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.artefact.sha256
 
     def write(self, offset: int, data: bytes) -> None:
         expected = min(CHUNK_BYTES, self.artefact.size - self.written)

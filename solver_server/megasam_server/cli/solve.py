@@ -40,6 +40,9 @@ from megasam_server.service.worker import SOLVER
 EXIT_NOT_USABLE = 1
 EXIT_INTERRUPTED = 130
 
+# Seconds that a solve waits for a server that was restarted, or for the network.
+_PATIENCE = 300.0
+
 _VERDICT_STYLE = {"good": "bold green", "check": "bold yellow", "failed": "bold red"}
 
 
@@ -157,13 +160,17 @@ def solve_plate(
 @contextlib.contextmanager
 def _client(address: str | None, keys: ClientKeys | None) -> Iterator[SolverClient]:
     """A connected client of the server at ``address``, or of a private one."""
+    patience = _PATIENCE
     with contextlib.ExitStack() as stack:
         if address is None:
             # The variable is for the project's own tests, which bring a job function along.
             function = os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER)
+            patience = 0.0  # a private server that died does not come back
             address = stack.enter_context(PrivateServer(function)).address
         cache = platformdirs.user_cache_path("megasam", appauthor=False) / "plate_hashes.json"
-        client = SolverClient(address, name="megasam solve", keys=keys, hash_cache=cache)
+        client = SolverClient(
+            address, name="megasam solve", keys=keys, patience=patience, hash_cache=cache
+        )
         stack.enter_context(client)
         client.connect()
         yield client
