@@ -18,6 +18,7 @@ from megasam_server.cli.gc import gc
 from megasam_server.cli.keys import app as keys_app
 from megasam_server.cli.serve import serve
 from megasam_server.cli.solve import solve
+from megasam_server.cli.status import status
 from megasam_server.service.config_options import default_state
 
 EXIT_ERROR = 2
@@ -52,6 +53,7 @@ def options(
 
 app.command()(solve)
 app.command()(serve)
+app.command()(status)
 app.command()(gc)
 app.add_typer(keys_app, name="keys")
 app.add_typer(checkpoints.app, name="checkpoints")

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from megasam_server.cli.durations import duration
+
 _LEAST_INTERVAL = 0.1
 
 
@@ -60,8 +62,8 @@ class BarsWatcher(SolveWatcher):
             for stage in STAGES:
                 task = self._bars.tasks[self._tasks[stage.key]]
                 self._bars.update(task.id, completed=task.total or 1)
-        left = "" if progress.eta is None else f", about {_minutes(progress.eta)} left"
-        note = f"{_minutes(progress.elapsed)}{left}"
+        left = "" if progress.eta is None else f", about {duration(progress.eta)} left"
+        note = f"{duration(progress.elapsed)}{left}"
         self._show("all", "Solve", progress.fraction, 1.0, note)
 
     def on_fetch(self, done: int, total: int) -> None:
@@ -128,8 +130,3 @@ def print_json_result(finished: FinishedSolve) -> None:
 def print_json_error(error: MegasamError) -> None:
     """The last line of a solve that failed."""
     print_json("error", **error.to_map())
-
-
-def _minutes(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"
