@@ -1,0 +1,101 @@
+"""SIGTERM to a server: what runs, what waits, what clients hear, and what the next server does."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from megasam_shared.client import SolverClient
+from megasam_shared.errors import MegasamError
+from megasam_shared.protocol import Error, JobChanged
+from megasam_shared.settings import SolveSettings
+
+from tests.server.cli.serve_process import StagedJob, serving
+
+needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of POSIX")
+pytestmark = needs_signals
+
+
+def test_job_in_a_kept_stage_is_queued_again_at_its_end_and_the_next_server_goes_on(tmp_path):
+    with serving(tmp_path) as server, SolverClient(server.address, name="test") as client:
+        client.connect(10)
+        job = StagedJob(tmp_path, client, "running")
+        waiting = StagedJob(tmp_path, client, "waiting")
+        job.wait_until_in("plate")
+        client.poll()
+        server.signal(signal.SIGTERM)
+        heard = []
+        while not any(isinstance(event, Error) for event in heard):
+            heard += client.poll()
+            time.sleep(0.02)
+        told = next(event for event in heard if isinstance(event, Error))
+        assert told.code == "server_draining" and "stop" in told.message
+        status = client.server_status()
+        assert status.draining and (status.running, status.queued) == (1, 1)
+        with pytest.raises(MegasamError) as refused:
+            client.upload([tmp_path / "running.mov"])
+        assert refused.value.code == "server_draining"
+        time.sleep(0.5)  # not before its stage is over
+        assert client.attach(job.id).state == "running"
+        job.end("plate")
+        assert server.wait() == 0
+        states = [e.job.state for e in client.poll() if isinstance(e, JobChanged)]
+        assert states[-1] == "queued"
+    assert "is queued again, after 'plate'" in server.log
+    job.end()
+    waiting.end()
+    with serving(tmp_path) as server, SolverClient(server.address, name="test") as client:
+        client.connect(10)
+        for each in (job, waiting):
+            assert client.wait(each.id, timeout=15).state == "done"
+            (info,) = [info for info in client.list_jobs() if info.job == each.id]
+            assert info.attempts == 1
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_job_in_a_stage_that_is_not_kept_ends_and_its_results_are_fetched(tmp_path):
+    with serving(tmp_path) as server, SolverClient(server.address, name="test") as client:
+        client.connect(10)
+        job = StagedJob(tmp_path, client, "running")
+        job.end("plate", "tracking")
+        job.wait_until_in("flow")
+        waited = client.in_background(client.wait, job.id)
+        server.signal(signal.SIGTERM)
+        time.sleep(0.3)
+        job.end()
+        result = waited.result(10)
+        assert result.state == "done"
+        client.fetch(job.id, result.artefacts, tmp_path / "out")
+        assert (tmp_path / "out" / "camera_extrinsics.json").read_text() == "{}"
+        assert server.wait() == 0
+
+
+def test_second_signal_stops_at_once_and_so_does_the_limit(tmp_path):
+    with serving(tmp_path) as server, SolverClient(server.address, name="test") as client:
+        client.connect(10)
+        job = StagedJob(tmp_path, client, "running")
+        job.end("plate", "tracking")
+        job.wait_until_in("flow")
+        server.signal(signal.SIGTERM)
+        while not client.server_status().draining:
+            time.sleep(0.02)
+        asked = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - asked < 2
+    job.forget_begun()
+    with serving(tmp_path, "--drain", "0.02") as server:
+        job.wait_until_in("flow")
+        asked = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert 1.0 < time.monotonic() - asked < 4
+    job.end()
+    with serving(tmp_path) as server, SolverClient(server.address, name="test") as client:
+        client.connect(10)
+        assert client.wait(job.id, timeout=15).state == "done"
+        assert client.submit(client.upload([tmp_path / "running.mov"]), SolveSettings()).job
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
