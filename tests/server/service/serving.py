@@ -25,6 +25,7 @@ class Serving:
         state: its state folder, which survives it.
         options: further arguments of ``megasam serve``.
         before: a command that runs the server's command, e.g. with a limit.
+        program: what to start instead of ``megasam``.
         job_function: what workers run; None for the real solver.
 
     Attributes:
@@ -37,6 +38,7 @@ class Serving:
         state: Path,
         *options: str,
         before: Sequence[str] = (),
+        program: Sequence[str] = (),
         job_function: str | None = JOB_FUNCTION,
         environment: dict[str, str] | None = None,
     ) -> None:
@@ -45,9 +47,7 @@ class Serving:
         variables = os.environ | (environment or {})
         if job_function is not None:
             variables["MEGASAM_JOB_FUNCTION"] = job_function
-        program = shutil.which("megasam", path=str(Path(sys.executable).parent))
-        assert program is not None
-        command = [program, "serve", "--state", str(state)]
+        command = [*(program or [megasam()]), "serve", "--state", str(state)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*before, *command, "--bind", "tcp://127.0.0.1:0", "--drain", "0", *options],
@@ -107,6 +107,19 @@ class Serving:
             raise AssertionError(f"the server did not start: {self.said}")
         reader.join()
         return line.removeprefix("Listening on ").strip()
+
+
+def megasam() -> str:
+    """The command as it is installed."""
+    program = shutil.which("megasam", path=str(Path(sys.executable).parent))
+    assert program is not None
+    return program
+
+
+def gc(state: Path, *options: str) -> str:
+    """What ``megasam gc`` says."""
+    command = [megasam(), "gc", "--state", str(state), *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def wait_for(condition, timeout: float = 15.0, what: str = "it did not happen"):

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,7 +22,7 @@ from megasam_shared.protocol import Artefact, FileContent, Result
 from megasam_shared.settings import SolveSettings
 
 from tests.server.service.conftest import pids_in, wait_until_gone
-from tests.server.service.serving import Serving, files_below, wait_for
+from tests.server.service.serving import Serving, files_below, gc, wait_for
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 
@@ -295,12 +292,6 @@ def test_layout_of_a_newer_version_is_left_alone(tmp_path):
         JobStore(tmp_path / "state")
     assert caught.value.code == "state_unreadable" and "newer version" in caught.value.message
     assert {path.name for path in (tmp_path / "state").iterdir()} >= {INDEX_NAME}
-
-
-def gc(state: Path, *options: str) -> str:
-    program = shutil.which("megasam", path=str(Path(sys.executable).parent))
-    command = [program, "gc", "--state", str(state), *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def test_gc_beside_a_running_server_and_without_one(make_plate, tmp_path):
