@@ -10,7 +10,9 @@ torch = pytest.importorskip("torch")
 from megasam_server.models.droid_net import DroidNet  # noqa: E402
 from megasam_server.tracking.dense_slam.depth_prior import prior_from_depth  # noqa: E402
 from megasam_server.tracking.dense_slam.frames import TrackingFrame  # noqa: E402
+from megasam_server.tracking.dense_slam.frontend import Frontend  # noqa: E402
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore  # noqa: E402
+from megasam_server.tracking.dense_slam.motion_filter import MotionFilter  # noqa: E402
 from megasam_server.tracking.dense_slam.options import TrackerOptions  # noqa: E402
 from megasam_server.tracking.dense_slam.tracker import Tracker  # noqa: E402
 
@@ -102,31 +104,36 @@ def oracle_tracker(golden):
     return Tracker(frames, as_tensor(true["K_input"]), oracle, options, CPU, FRAME_NUMBERS), true
 
 
-def test_golden_oracle_tracker_keyframes_and_edges(oracle_tracker, golden, ba_calls):
+def test_golden_g18_oracle_tracker(oracle_tracker, golden, ba_calls):
+    """Poses to 1e-5 where its README asks for 1e-3: nothing here is chaotic."""
     tracker, true = oracle_tracker
-    counts = follow(tracker, 34)
-    assert counts == true["demo_kf_count"].tolist()
+    assert follow(tracker, 34) == true["demo_kf_count"].tolist()
     assert tracker.store.frame_numbers == true["demo_kf_content_frame"].tolist()
     assert tracker.store.times == true["demo_kf_tstamp"].tolist()
-    print("front", largest(tracker.store.poses, true["demo_front_poses"]))
-    print("front disps", largest(tracker.store.disps, true["demo_front_disps"]))
+    assert largest(tracker.store.poses, true["demo_front_poses"]) < 1e-5
+    assert largest(tracker.store.disps, true["demo_front_disps"]) < 1e-5
+
     tracker.adjust_keyframes()
-    print("obs", tracker._observability, true["demo_median_hessian"], true["demo_median_calib"])
-    print("global", largest(tracker.store.poses, true["demo_kf_poses_after_global"]))
-    print("global disps", largest(tracker.store.disps, true["demo_kf_disps_after_global"]))
-    print("K", largest(tracker.store.intrinsics, true["demo_K8_after_global"]))
+    found = tracker.observability
+    assert found.median_hessian == pytest.approx(float(true["demo_median_hessian"]), rel=1e-4)
+    assert found.median_calib == pytest.approx(float(true["demo_median_calib"]), rel=1e-4)
+    assert largest(tracker.store.poses, true["demo_kf_poses_after_global"]) < 1e-5
+    assert largest(tracker.store.disps, true["demo_kf_disps_after_global"]) < 1e-5
+    assert largest(tracker.store.intrinsics, true["demo_K8_after_global"]) < 1e-4
+
     tracker.place_all_frames()
-    print("fill", largest(tracker.all_frames.poses, true["demo_pose_fill"]))
-    print("fill disps", largest(tracker.all_frames.disps, true["demo_disps_after_fill"]))
+    assert largest(tracker.all_frames.poses, true["demo_pose_fill"]) < 1e-5
+    assert largest(tracker.all_frames.disps, true["demo_disps_after_fill"]) < 1e-6
+
     tracker.adjust_all_frames()
     result = tracker.result()
-    print("traj", largest(result.cam_from_world, true["demo_traj"]))
-    print("depth", largest(as_reference_depth(result.disparities), true["demo_depth_8"]))
-    print("prob", largest(result.static_probability, true["demo_motion_prob"]))
-    print("K", largest(result.intrinsics, true["demo_intrinsics_full"]))
-    for found, expected in zip(
-        ba_calls, expected_calls(golden("G18_oracle_demo_ba_calls")), strict=True
-    ):
+    assert largest(result.cam_from_world, true["demo_traj"]) < 1e-5
+    assert largest(as_reference_depth(result.disparities), true["demo_depth_8"]) < 1e-4
+    assert largest(result.static_probability, true["demo_motion_prob"]) < 1e-5
+    assert largest(result.intrinsics, true["demo_intrinsics_full"]) < 1e-3
+
+    calls = expected_calls(golden("G18_oracle_demo_ba_calls"))
+    for found, expected in zip(ba_calls, calls, strict=True):
         assert found == expected
 
 
@@ -139,24 +146,44 @@ def random_weights_tracker(true: dict) -> Tracker:
     return Tracker(frames, torch.tensor([130.0, 130, 80, 64]), network, options, CPU)
 
 
-@pytest.mark.slow
-def test_golden_random_weights(golden, ba_calls):
+def test_golden_g11_motion_of_each_frame(golden, monkeypatch):
+    """The motion filter with the network itself, without what follows from it; 1e-4 relative."""
     true = golden("G11_tracker_trace")
     tracker = random_weights_tracker(true)
-    counts = follow(tracker, 12)
-    print(counts, true["kf_count"].tolist())
+    measured = []
+    motion = MotionFilter.motion
+
+    def record(motion_filter, fmap):
+        measured.append(motion(motion_filter, fmap))
+        return measured[-1]
+
+    monkeypatch.setattr(MotionFilter, "motion", record)
+    monkeypatch.setattr(Frontend, "keyframe_added", lambda frontend, is_last=False: None)
+    follow(tracker, 12)
+    assert measured == pytest.approx(true["motion_mag"][:11].tolist(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_golden_g11_random_weights(golden, ba_calls):
+    """All updates of the network, which amplifies rounding: 1e-3 after the frontend, 5e-3 at the end
+    (its README suggests 1e-2).
+    """
+    true = golden("G11_tracker_trace")
+    tracker = random_weights_tracker(true)
+    assert follow(tracker, 12) == true["kf_count"].tolist()
     assert tracker.store.times == true["kf_tstamp"].tolist()
-    print("front", largest(tracker.store.poses, true["front_poses"]))
-    print("front disps", largest(tracker.store.disps, true["front_disps"]))
+    assert largest(tracker.store.poses, true["front_poses"]) < 1e-3
+    assert largest(tracker.store.disps, true["front_disps"]) < 5e-3
     tracker.adjust_keyframes()
     tracker.place_all_frames()
     tracker.adjust_all_frames()
     result = tracker.result()
-    print("traj", largest(result.cam_from_world, true["traj"]))
-    print("depth", largest(as_reference_depth(result.disparities), true["depth"]))
-    print("prob", largest(result.static_probability, true["motion_prob"]))
-    print("K", result.intrinsics, true["intr"])
-    for found, expected in zip(
-        ba_calls, expected_calls(golden("G11_tracker_ba_calls")), strict=True
-    ):
+    assert largest(result.cam_from_world, true["traj"]) < 5e-3
+    assert result.intrinsics.tolist() == pytest.approx(true["intr"].tolist(), rel=2e-3)
+    assert largest(result.static_probability, true["motion_prob"]) < 5e-3
+    # Depth reaches 1000 at the smallest disparity: compared as disparity.
+    found = 1 / as_reference_depth(result.disparities)
+    assert largest(found, 1 / true["depth"]) < 5e-3
+    calls = expected_calls(golden("G11_tracker_ba_calls"))
+    for found, expected in zip(ba_calls, calls, strict=True):
         assert found == expected

@@ -6,9 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from megasam_server.tracking.dense_slam.factor_graph import FactorGraph  # noqa: E402
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank  # noqa: E402
 from megasam_server.tracking.dense_slam.options import TrackerOptions  # noqa: E402
 from megasam_server.tracking.dense_slam.tracker import Tracker, TrackingResult  # noqa: E402
+from megasam_shared.errors import MegasamError  # noqa: E402
 
 from tests.server.tracking.flow_oracle import FRAME_NUMBERS, FlowOracle, NumberedFrames  # noqa: E402
 from tests.server.tracking.room import Truth, look_around, pan, path_error, walk  # noqa: E402
@@ -185,11 +187,11 @@ def test_a_camera_that_hardly_moves_gets_keyframes_at_even_distances():
     assert error.rotation < 0.05
 
 
-def test_keyframes_beyond_the_limit_leave_the_device_and_change_nothing(monkeypatch):
+def test_what_does_not_fit_on_the_device_leaves_it_and_changes_nothing(monkeypatch):
     true = seen(walk(36, step=0.08, sway=0.3))
     how = {"priors": rough_prior(true), "sigma": 0.02, **DENSE}
     many = track(true, **how)
-    small = tracker(true, **how, max_keyframes=5, max_state_bytes=10**6)
+    small = tracker(true, **how, max_keyframes=5, max_state_bytes=10**6, max_volume_bytes=0)
     most = []
     put, get = FeatureBank.put, FeatureBank.get
 
@@ -208,6 +210,26 @@ def test_keyframes_beyond_the_limit_leave_the_device_and_change_nothing(monkeypa
     assert max(most) == 5
     assert torch.equal(few.cam_from_world, many.cam_from_world)
     assert torch.equal(few.disparities, many.disparities)
+
+
+def test_a_small_graph_lets_its_oldest_edges_rest(monkeypatch):
+    true = seen(walk(24, step=0.06, sway=0.3))
+    dropped = []
+    drop = FactorGraph.drop
+
+    def record(graph, mask, rest=False):
+        if rest and mask.any() and not mask.all():
+            dropped.append((graph.ages[mask].min(), graph.ages[~mask].max()))
+        drop(graph, mask, rest)
+
+    how = {"priors": rough_prior(true), "optimise_focal": False, **DENSE}
+    small = tracker(true, **how, max_edges=16, max_age=1000)
+    monkeypatch.setattr(FactorGraph, "drop", record)
+    result = small.run()
+    # The first goes by frame, at the end of the initialisation; those that follow make room.
+    assert len(dropped) > 3
+    assert all(youngest_gone >= oldest_kept for youngest_gone, oldest_kept in dropped[1:])
+    assert path_error(result.cam_from_world, true.poses).position < 1e-3
 
 
 def test_the_same_result_every_time():
@@ -271,3 +293,12 @@ def test_progress_rises_to_one_and_can_stop_the_work():
 
     with pytest.raises(KeyboardInterrupt):
         track(true, on_progress=stop)
+
+
+def test_nonsense_from_the_network_is_said_and_not_returned():
+    def nonsense(i, j, coords):
+        return torch.full_like(coords, torch.inf)
+
+    with pytest.raises(MegasamError, match="astray") as raised:
+        track(seen(walk(10)), disturb=nonsense)
+    assert raised.value.code == "tracking_diverged"

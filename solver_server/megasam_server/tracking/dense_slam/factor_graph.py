@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,6 +59,7 @@ class FactorGraph:
         self._resting_target = self.target
         self._resting_weight = self.target
         self._corr: EdgeCorrelation | None = None
+        self._keeps_volumes = _volume_bytes(height * width, options) <= options.max_volume_bytes
         self._eta = grid.new_empty(0, height, width)
 
     def add(self, edges: np.ndarray, drop_oldest: bool = False) -> None:
@@ -72,8 +75,9 @@ class FactorGraph:
         if drop_oldest and excess > 0 and len(self.edges):
             self.drop(self._oldest(int(excess)), rest=True)
         sources, targets = edges.T.tolist()
-        corr = self._correlations.volume(self.store.fmaps(sources), self.store.fmaps(targets))
-        self._corr = corr if self._corr is None else self._corr.cat(corr)
+        if self._keeps_volumes:
+            corr = self._correlations.volume(self.store.fmaps(sources), self.store.fmaps(targets))
+            self._corr = corr if self._corr is None else self._corr.cat(corr)
         target = self.store.reproject(*self._index(edges))
         self.edges = np.concatenate([self.edges, edges])
         self.ages = np.concatenate([self.ages, np.zeros(len(edges), int)])
@@ -102,7 +106,8 @@ class FactorGraph:
             self._resting_target = torch.cat([self._resting_target, self.target[gone]])
             self._resting_weight = torch.cat([self._resting_weight, self.weight[gone]])
         self.edges, self.ages = self.edges[~mask], self.ages[~mask]
-        self._corr = self._corr[~gone]
+        if self._corr is not None:
+            self._corr = self._corr[~gone]
         self.net, self.inp = self.net[~gone], self.inp[~gone]
         self.target, self.weight = self.target[~gone], self.weight[~gone]
 
@@ -164,11 +169,12 @@ class FactorGraph:
         pixels = self._grid.shape[0] * self._grid.shape[1]
         topology = EdgeTopology.build(all_ii, all_jj, first_free, end, pixels)
         self._extend_eta()
+        look_up = self._correlation()
         for _ in range(iterations):
             coords = self.store.reproject(ii, jj)
             motion = motion_features(coords, self.target, self._grid, options.max_motion)
             step = self._network.update(
-                self.net, self.inp, self._corr.lookup(coords), motion, sources, with_upmask=False
+                self.net, self.inp, look_up(coords), motion, sources, with_upmask=False
             )
             self.net = step.net.to(self.net.dtype)
             self.target = coords + step.delta.float()
@@ -186,6 +192,15 @@ class FactorGraph:
                 topology=topology,
             )
         self.ages += iterations
+
+    def _correlation(self) -> Callable[[Tensor], Tensor]:
+        """The windows [E, 196, h, w] of the active edges around coordinates [E, h, w, 2]."""
+        if self._corr is not None:
+            return self._corr.lookup
+        frames, local = np.unique(self.edges, return_inverse=True)
+        ii, jj = self._index(local.reshape(-1, 2))
+        compared = self._correlations.on_the_fly(self.store.fmaps(frames.tolist()))
+        return lambda coords: compared.lookup(coords, ii, jj)
 
     def _oldest(self, count: int) -> np.ndarray:
         """Mask of the active edges that make room for ``count`` others."""
@@ -239,3 +254,8 @@ def _contains(edges: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Which of ``wanted`` [K, 2] are among ``edges`` [E, 2]."""
     base = 1 + max(edges.max(initial=0), wanted.max(initial=0))
     return np.isin(wanted @ (base, 1), edges @ (base, 1))
+
+
+def _volume_bytes(pixels: int, options: TrackerOptions) -> int:
+    """Largest memory of the volumes of a full graph: all levels, twice while edges are added."""
+    return 2 * options.max_edges * pixels**2 * 4 // 3 * options.feature_dtype.itemsize

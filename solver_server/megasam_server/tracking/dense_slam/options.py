@@ -36,6 +36,8 @@ class TrackerOptions:
             parity tests only.
         optimise_focal: refine the focal length when the motion makes it observable. False holds it.
         max_keyframes: as many keyframes as this keep their features on the device; older ones go to the host.
+        max_volume_bytes: correlation volumes of the frontend's edges are kept when they, and a copy of them while edges
+            are added, fit in this; otherwise they are computed when looked up.
         max_state_bytes: as much of the hidden states of the global adjustment stays on the device.
         feature_dtype: how features and hidden states are stored.
     """
@@ -43,6 +45,7 @@ class TrackerOptions:
     reference_behaviour: bool = False
     optimise_focal: bool = True
     max_keyframes: int = 128
+    max_volume_bytes: int = 3 * 2**30
     max_state_bytes: int = 2**31
     feature_dtype: torch.dtype = torch.float32
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from megasam_shared.errors import MegasamError
 from torch import Tensor
 
 from megasam_server.geometry.projective import pixel_grid
@@ -64,6 +65,7 @@ class Tracker:
     Attributes:
         store: the keyframes.
         all_frames: every frame of the clip in a slot of its own; None before :meth:`place_all_frames`.
+        observability: None before :meth:`adjust_keyframes`.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Tracker:
         self._intrinsics = intrinsics.to(device, torch.float32) / 8
         self._bank = FeatureBank(device, options.feature_dtype, options.max_keyframes)
         self._filter = MotionFilter(network, self._correlations, self._grid)
-        self._observability: Observability | None = None
+        self.observability: Observability | None = None
         self._focal_refined = False
         self._parallax: float | None = None
         self._final_rule: GlobalRule | None = None
@@ -143,12 +145,12 @@ class Tracker:
         before = self.store.estimate()
         trial = GlobalRule(options.observability_steps, False, options.global_prior_weight)
         edges = self._adjust(self.store, trial, None).edges
-        self._observability = Observability.of(self.store, edges)
+        self.observability = Observability.of(self.store, edges)
         self.store.restore(before)
-        self._focal_refined = options.optimise_focal and self._observability.focal_is_observable(
+        self._focal_refined = options.optimise_focal and self.observability.focal_is_observable(
             options
         )
-        prior_weight = self._observability.prior_weight(options)
+        prior_weight = self.observability.prior_weight(options)
         self._final_rule = GlobalRule(options.all_frames_steps, False, prior_weight)
         rule = GlobalRule(options.keyframe_steps, self._focal_refined, prior_weight)
         edges = self._adjust(
@@ -186,8 +188,18 @@ class Tracker:
         self._static = self._adjust(self.all_frames, self._final_rule, shares).static_probability
 
     def result(self) -> TrackingResult:
-        """What has been found."""
+        """What has been found.
+
+        Raises:
+            MegasamError: ``tracking_diverged``, some of it is not a number.
+        """
         store = self.all_frames
+        if not all(bool(x.isfinite().all()) for x in (store.poses, store.disps, store.intrinsics)):
+            raise MegasamError(
+                "tracking_diverged",
+                "The camera track went astray: the adjustment of the poses ended in values that are no numbers.",
+                "Try a higher tracking resolution or float32; if it stays so, solve with the classical engine.",
+            )
         known = store.priors > 0
         scale = None
         if store.has_prior and bool(known.any()):
@@ -201,7 +213,7 @@ class Tracker:
             self._focal_refined,
             scale,
             list(self.store.frame_numbers),
-            self._observability,
+            self.observability,
             None if self._parallax is None else 8 * self._parallax,
         )
 
