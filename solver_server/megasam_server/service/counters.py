@@ -6,10 +6,12 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-# TCP connections, and the peers that did not get past the handshake: with a key that is not on the
-# allow-list; not encrypted, encrypted for another server, or no ZeroMQ at all. A message over the
-# size that libzmq takes ends its connection and shows as a disconnection only.
+# TCP connections, those among them that got past the handshake, and those that ended. All that did
+# not get past it were refused; why, is known of most: a key that is not on the allow-list; not
+# encrypted, or encrypted for another server. Peers that do not speak ZeroMQ are in the difference
+# only. A message over the size that libzmq takes ends its connection and shows as its end.
 CONNECTIONS = "connections"
+ADMITTED = "admitted"
 DISCONNECTIONS = "disconnections"
 REFUSED_KEYS = "refused_keys"
 REFUSED_HANDSHAKES = "refused_handshakes"

@@ -25,9 +25,16 @@ _WATCHED = (
     zmq.Event.HANDSHAKE_FAILED_AUTH
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_SUCCEEDED
     | zmq.Event.ACCEPTED
     | zmq.Event.DISCONNECTED
 )
+_COUNTED = {
+    zmq.Event.ACCEPTED: names.CONNECTIONS,
+    zmq.Event.HANDSHAKE_SUCCEEDED: names.ADMITTED,
+    zmq.Event.DISCONNECTED: names.DISCONNECTIONS,
+    zmq.Event.HANDSHAKE_FAILED_AUTH: names.REFUSED_KEYS,
+}
 
 
 @dataclass(frozen=True)
@@ -113,15 +120,7 @@ class Door:
             self._authenticator.stop()
 
     def _count(self, happened: dict) -> None:
-        event = happened["event"]
-        if event == zmq.Event.ACCEPTED:
-            self._counters.add(names.CONNECTIONS)
-        elif event == zmq.Event.DISCONNECTED:
-            self._counters.add(names.DISCONNECTIONS)
-        elif event == zmq.Event.HANDSHAKE_FAILED_AUTH:
-            self._counters.add(names.REFUSED_KEYS)
-        else:
-            self._counters.add(names.REFUSED_HANDSHAKES)
+        self._counters.add(_COUNTED.get(happened["event"], names.REFUSED_HANDSHAKES))
 
 
 class _Authenticator(Authenticator):

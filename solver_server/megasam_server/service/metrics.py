@@ -20,6 +20,7 @@ _ANSWER_TIMEOUT = 5.0
 
 _COUNTERS = {
     names.CONNECTIONS: ("TCP connections", ""),
+    names.ADMITTED: ("Connections that got past the handshake", ""),
     names.DISCONNECTIONS: ("TCP connections that ended", ""),
     names.REFUSED_KEYS: ("Handshakes with a key that is not on the allow-list", ""),
     names.REFUSED_HANDSHAKES: ("Handshakes that failed otherwise", ""),
