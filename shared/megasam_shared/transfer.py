@@ -279,7 +279,8 @@ class _Incoming:
             self.written = self.artefact.size
             return
         self._part.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part.open("a+b")
+        # Unbuffered: a full disk is noticed at the write, not when the file is closed.
+        self._file = self._part.open("a+b", buffering=0)
         self._file.seek(0)
         while data := self._file.read(CHUNK_BYTES):
             self._hash.update(data)
@@ -300,7 +301,9 @@ class _Incoming:
         expected = min(CHUNK_BYTES, self.artefact.size - self.written)
         if offset != self.written or len(data) != expected:
             raise self._corrupt()
-        self._file.write(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
         self._hash.update(data)
         self.written += len(data)
         self._finish_when_complete()

@@ -113,8 +113,11 @@ class BlobStore:
                 if part.received == size:
                     self._finish(sha256, part)
                 return part.received
-        except OSError as error:
-            if is_full(error):
+        except (OSError, MegasamError) as error:
+            # What else is on its way would begin a new part with a hole.
+            with self._lock:
+                self._offered.pop(sha256, None)
+            if isinstance(error, OSError) and is_full(error):
                 raise disk_full("the upload was stopped") from None
             raise
 

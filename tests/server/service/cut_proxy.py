@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 
 
 class CutProxy:
@@ -24,6 +25,7 @@ class CutProxy:
         self._target = (host, int(port))
         self.to_server = self.to_client = 0
         self._cut = threading.Event()
+        self._stalled = threading.Event()
         self._closing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -43,8 +45,13 @@ class CutProxy:
         """Break every connection, and take none until :meth:`mend`."""
         self._cut.set()
 
+    def stall(self) -> None:
+        """Swallow everything until :meth:`mend`, and tell nobody: a cable that was pulled."""
+        self._stalled.set()
+
     def mend(self) -> None:
         self._cut.clear()
+        self._stalled.clear()
 
     def _start(self, target, *args) -> None:
         self._threads.append(threading.Thread(target=target, args=args))
@@ -55,7 +62,7 @@ class CutProxy:
             if not select.select([self._listener], [], [], 0.02)[0]:
                 continue
             client, _ = self._listener.accept()
-            if self._cut.is_set():
+            if self._cut.is_set() or self._stalled.is_set():
                 client.close()
                 continue
             self._start(self._forward, client, socket.create_connection(self._target))
@@ -63,6 +70,9 @@ class CutProxy:
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         with client, server, contextlib.suppress(OSError):
             while not (self._closing or self._cut.is_set()):
+                if self._stalled.is_set():
+                    time.sleep(0.02)
+                    continue
                 for ready in select.select([client, server], [], [], 0.02)[0]:
                     data = ready.recv(1 << 16)
                     if not data:

@@ -7,15 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from megasam_server.service.blobs import BlobStore
 from megasam_shared.client import SolverClient
-from megasam_shared.connection import Connection
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import CHUNK_BYTES, Chunk, FileContent, Offer
+from megasam_shared.protocol import CHUNK_BYTES, FileContent
 from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import HashCache
 
@@ -143,57 +141,3 @@ def test_file_that_changes_while_it_is_sent_is_sent_as_it_is_at_the_end(client, 
 
     media = client.upload([file], change)
     assert media.files[0].sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 64 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a small file system can only be mounted as root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_full_disk_stops_the_upload_and_nothing_else(small_disk, tmp_path):
-    movie = big_file(tmp_path / "plate.mov", 80)
-    process, address = start_server(small_disk / "state")
-    try:
-        with SolverClient(address) as client:
-            client.connect(10)
-            with pytest.raises(MegasamError) as caught:
-                client.upload([movie])
-            assert caught.value.code == "server_disk_full"
-        # Room when it begins, none later.
-        connection = Connection(address)
-        connection.wait_until_connected(10)
-        data = os.urandom(CHUNK_BYTES)
-        whole = FileContent(hashlib.sha256(b"never completed").hexdigest(), 30 * MIB)
-        connection.request(Offer, files=[whole])
-        connection.request(Chunk, sha256=whole.sha256, offset=0, data=data)
-        filler = small_disk / "filler"
-        with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(data)
-        with pytest.raises(MegasamError) as caught:
-            for index in range(1, 30):
-                offset = index * CHUNK_BYTES
-                connection.request(Chunk, sha256=whole.sha256, offset=offset, data=data)
-        assert caught.value.code == "server_disk_full"
-        assert not list((small_disk / "state" / "blobs").glob("*/*.part"))
-        filler.unlink()
-        small = FileContent(hashlib.sha256(data).hexdigest(), len(data))
-        connection.request(Offer, files=[small])
-        taken = connection.request(Chunk, sha256=small.sha256, offset=0, data=data)
-        assert taken.received == len(data)
-        connection.close()
-    finally:
-        process.stdin.close()
-        assert process.wait(10) == 0
-        process.stdout.close()
