@@ -11,7 +11,7 @@ from megasam_shared.errors import MegasamError
 from torch import Tensor
 
 from megasam_server.geometry.projective import pixel_grid
-from megasam_server.tracking.dense_slam.backend import GlobalRule, adjust_all
+from megasam_server.tracking.dense_slam.backend import GlobalResult, GlobalRule, adjust_all
 from megasam_server.tracking.dense_slam.depth_prior import disparities_between
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank, FrameFeatures
 from megasam_server.tracking.dense_slam.frames import FrameSource, TrackingFrame
@@ -144,7 +144,8 @@ class Tracker:
         options = self._options
         before = self.store.estimate()
         trial = GlobalRule(options.observability_steps, False, options.global_prior_weight)
-        edges = self._adjust(self.store, trial, None).edges
+        words = "finding out what the motion can tell"
+        edges = self._adjust(self.store, trial, _FOLLOW, 0.0, words).edges
         self.observability = Observability.of(self.store, edges)
         self.store.restore(before)
         self._focal_refined = options.optimise_focal and self.observability.focal_is_observable(
@@ -153,9 +154,8 @@ class Tracker:
         prior_weight = self.observability.prior_weight(options)
         self._final_rule = GlobalRule(options.all_frames_steps, False, prior_weight)
         rule = GlobalRule(options.keyframe_steps, self._focal_refined, prior_weight)
-        edges = self._adjust(
-            self.store, rule, (_FOLLOW, _KEYFRAMES, "adjusting the keyframes")
-        ).edges
+        words = "adjusting the keyframes"
+        edges = self._adjust(self.store, rule, _FOLLOW, _KEYFRAMES, words).edges
         self._parallax = parallax(self.store, edges)
         if self._rests_on_prior():
             self._adjust_to_prior()
@@ -184,8 +184,9 @@ class Tracker:
     def adjust_all_frames(self) -> None:
         """Adjust the poses and disparities of all frames."""
         start = _FOLLOW + _KEYFRAMES + _FILL
-        shares = (start, _ALL, "adjusting all frames")
-        self._static = self._adjust(self.all_frames, self._final_rule, shares).static_probability
+        words = "adjusting all frames"
+        adjusted = self._adjust(self.all_frames, self._final_rule, start, _ALL, words)
+        self._static = adjusted.static_probability
 
     def result(self) -> TrackingResult:
         """What has been found.
@@ -242,11 +243,8 @@ class Tracker:
                 features.inp[:1].expand_as(features.inp),
             )
         self._bank.put(number, features)
-        predicted = self._frontend.predicted_disparity()
-        prior, disps = self._prior(frame), predicted
-        if prior is not None:
-            disps = torch.where(prior > 0, prior, self._options.far_disparity)
-        self.store.append(number, self._frontend.predicted_pose(), disps, prior, self._keep(frame))
+        pose, disparity = self._frontend.predicted_pose(), self._frontend.predicted_disparity()
+        self._append(self.store, number, frame, pose, disparity)
 
     def _with_context(self, number: int, frame: TrackingFrame) -> FrameFeatures:
         net, inp = self._network.context(self._images([frame]))
@@ -271,11 +269,13 @@ class Tracker:
             self._add_keyframe(number, self._frames[number])
         self._frontend.keyframe_added(is_last=True)
 
-    def _adjust(self, store: KeyframeStore, rule: GlobalRule, shares: tuple | None):
+    def _adjust(
+        self, store: KeyframeStore, rule: GlobalRule, start: float, share: float, words: str
+    ) -> GlobalResult:
+        """Adjust a store; the progress goes from ``start`` by ``share``."""
+
         def on_step(done: int, total: int) -> None:
-            if shares is not None:
-                start, share, words = shares
-                self._report(start + share * done / total, words)
+            self._report(start + share * done / total, words)
 
         return adjust_all(store, self._network, self._correlations, self._grid, rule, on_step)
 
@@ -290,19 +290,16 @@ class Tracker:
         options, store = self._options, self.store
         store.disps.copy_(torch.where(store.priors > 0, store.priors, store.disps))
         rule = GlobalRule(options.keyframe_steps, self._focal_refined, options.tripod_prior_weight)
-        self._adjust(store, rule, None)
+        words = "adjusting the keyframes to the depth prior"
+        self._adjust(store, rule, _FOLLOW + _KEYFRAMES, 0.0, words)
         self._final_rule = GlobalRule(options.all_frames_steps, False, options.tripod_prior_weight)
 
     def _place(self, poses: Tensor) -> KeyframeStore:
         """A store with a slot for each frame, at the given poses [N, 7]."""
         store = self._new_store(self.store.intrinsics)
+        disparity = torch.ones((), device=self._device)
         for number, pose in enumerate(poses):
-            frame = self._frames[number]
-            prior = self._prior(frame)
-            disps = torch.ones((), device=self._device)
-            if prior is not None:
-                disps = torch.where(prior > 0, prior, self._options.far_disparity)
-            store.append(number, pose, disps, prior, self._keep(frame))
+            self._append(store, number, self._frames[number], pose, disparity)
         if self._options.reference_behaviour:
             store.take_context_of(self.store)
         else:
@@ -313,8 +310,19 @@ class Tracker:
             store.disps[self.store.frame_numbers] = self.store.disps
         return store
 
-    def _prior(self, frame: TrackingFrame) -> Tensor | None:
-        return None if frame.prior is None else frame.prior.to(self._device, torch.float32)
-
-    def _keep(self, frame: TrackingFrame) -> Tensor | None:
-        return None if frame.keep is None else frame.keep.to(self._device, torch.float32)
+    def _append(
+        self,
+        store: KeyframeStore,
+        number: int,
+        frame: TrackingFrame,
+        pose: Tensor,
+        disparity: Tensor,
+    ) -> None:
+        """Add a frame to a store; ``disparity`` is for frames without prior."""
+        prior, keep = (
+            None if given is None else given.to(self._device, torch.float32)
+            for given in (frame.prior, frame.keep)
+        )
+        if prior is not None:
+            disparity = torch.where(prior > 0, prior, self._options.far_disparity)
+        store.append(number, pose, disparity, prior, keep)
