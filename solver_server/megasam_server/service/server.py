@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +24,24 @@ from megasam_server.service import counters as names
 from megasam_server.service.answers import Answers, unforeseen
 from megasam_server.service.background import Background
 from megasam_server.service.checkpoint_requests import CheckpointRequests
+from megasam_server.service.choose_executor import choose_executor
 from megasam_server.service.counters import Counters
-from megasam_server.service.devices import choose_devices
 from megasam_server.service.door import Door, Visitor
 from megasam_server.service.drain import Drain
-from megasam_server.service.executor import Executor
 from megasam_server.service.fetch_requests import FetchRequests
 from megasam_server.service.housekeeping import Housekeeping
 from megasam_server.service.job_requests import JobRequests
 from megasam_server.service.jobs import JobStore
-from megasam_server.service.local_workers import LocalWorkers
 from megasam_server.service.media_roots import MEDIA_ROOTS_VARIABLE, MediaRoots
 from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
 from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Session, Sessions
-from megasam_server.service.state_index import CACHE_FOLDER, WORKERS_FOLDER
+from megasam_server.service.state_index import CACHE_FOLDER
 from megasam_server.service.state_lock import StateLock
 from megasam_server.service.status_requests import StatusRequests
 from megasam_server.service.storage import Storage
 from megasam_server.service.upload_requests import UploadRequests
-from megasam_server.service.worker_environment import worker_environment
 
 _log = logging.getLogger(__name__)
 
@@ -100,11 +97,11 @@ class SolverServer:
     def _put_together(self, options: ServerOptions, state: Path, roots: MediaRoots) -> None:
         self._answers = Answers(self._socket, self._sessions, self.counters)
         self._ownership = Ownership(self._storage, self._jobs, options.shared_jobs)
-        environment = worker_environment(options.worker_environment) | {
+        environment = {
             PICTURE_LIMITS_VARIABLE: options.pictures.to_text(),
             MEDIA_ROOTS_VARIABLE: roots.to_text(),
         }
-        executor = self._executor(options, state, environment)
+        executor = choose_executor(options, state, environment, self._background.call_soon)
         self._runner = JobRunner(
             self._jobs,
             executor,
@@ -160,17 +157,6 @@ class SolverServer:
             from megasam_server.service.metrics import MetricsPort
 
             self._metrics = MetricsPort(options.metrics, status.numbers, self._background.call_soon)
-
-    def _executor(
-        self, options: ServerOptions, state: Path, environment: Mapping[str, str]
-    ) -> Executor:
-        return LocalWorkers(
-            options.job_function,
-            choose_devices(options.gpus),
-            environment,
-            state / WORKERS_FOLDER,
-            self._background.call_soon,
-        )
 
     def _bind(self, address: str) -> str:
         socket = self._socket
