@@ -6,8 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from megasam_server.models.droid_net import DroidNet  # noqa: E402
 from megasam_server.tracking.dense_slam.factor_graph import FactorGraph  # noqa: E402
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank  # noqa: E402
+from megasam_server.tracking.dense_slam.frames import TrackingFrame  # noqa: E402
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore  # noqa: E402
 from megasam_server.tracking.dense_slam.options import TrackerOptions  # noqa: E402
 from megasam_server.tracking.dense_slam.tracker import Tracker, TrackingResult  # noqa: E402
@@ -316,3 +318,16 @@ def test_nonsense_from_the_network_is_said_and_not_returned():
     with pytest.raises(MegasamError, match="astray") as raised:
         track(seen(walk(10)), disturb=nonsense)
     assert raised.value.code == "tracking_diverged"
+
+
+def test_with_the_network_itself_in_half_precision_whatever_its_weights():
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, HEIGHT, WIDTH), dtype=torch.uint8)
+    frames = [TrackingFrame(image) for image in images]
+    network = DroidNet().to(torch.bfloat16).eval()
+    options = TrackerOptions(feature_dtype=torch.bfloat16, max_keyframes=2, max_volume_bytes=0)
+    intrinsics = torch.tensor([FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2])
+    result = Tracker(frames, intrinsics, network, options, CPU).run()
+    assert_finite(result)
+    assert result.static_probability.dtype == result.disparities.dtype == torch.float32
+    assert (result.static_probability < 1).any()
