@@ -14,6 +14,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import DEFAULT_PORT
 
 from megasam_server.cli import checkpoints
+from megasam_server.cli.farm import app as farm_app
 from megasam_server.cli.gc import gc
 from megasam_server.cli.keys import app as keys_app
 from megasam_server.cli.serve import serve
@@ -55,6 +56,7 @@ app.command()(solve)
 app.command()(serve)
 app.command()(status)
 app.command()(gc)
+app.add_typer(farm_app, name="farm")
 app.add_typer(keys_app, name="keys")
 app.add_typer(checkpoints.app, name="checkpoints")
 

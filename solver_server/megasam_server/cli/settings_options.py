@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -61,6 +61,35 @@ def with_settings_options(command: Callable) -> Callable:
     return run
 
 
+def settings_arguments(settings: SolveSettings, without: Sequence[str] = ()) -> list[str]:
+    """The options that give a command these settings; those that are the preset's are left out.
+
+    Args:
+        without: names of settings that are given in another way.
+    """
+    usual = SolveSettings(quality_preset=settings.quality_preset)
+    arguments = []
+    for name, spec in FIELDS.items():
+        value = getattr(settings, name)
+        is_usual = value == getattr(usual, name) and name != "quality_preset"
+        if is_usual or name in without or name in _AS_RANGE:
+            continue
+        flag = _flag(name)
+        if spec.kind == "bool":
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            arguments.append(f"--{flag}={value}")
+    ends = (settings.first_frame, settings.last_frame)
+    first, last = ("" if end is None else str(end) for end in ends)
+    if first or last:
+        arguments.append(f"--frames={first}-{last}")
+    return arguments
+
+
+def _flag(name: str) -> str:
+    return _SHORT_NAMES.get(name, name.replace("_", "-"))
+
+
 def parse_frames(text: str | None) -> tuple[int | None, int | None]:
     """``A-B``, ``A-``, ``-B`` or one number ``A`` as first and last frame.
 
@@ -83,7 +112,7 @@ def parse_frames(text: str | None) -> tuple[int | None, int | None]:
 
 
 def _option(spec: FieldSpec) -> inspect.Parameter:
-    name = _SHORT_NAMES.get(spec.name, spec.name.replace("_", "-"))
+    name = _flag(spec.name)
     flag = f"--{name}/--no-{name}" if spec.kind == "bool" else f"--{name}"
     extra: dict[str, Any] = {}
     kind = _TYPES.get(spec.kind)

@@ -31,8 +31,10 @@ from megasam_server.cli.settings_options import with_settings_options
 from megasam_server.cli.watchers import (
     BarsWatcher,
     JsonWatcher,
+    OpenJdWatcher,
     print_json_error,
     print_json_result,
+    print_openjd_error,
 )
 from megasam_server.service.private import PrivateServer
 from megasam_server.service.worker import SOLVER
@@ -96,6 +98,10 @@ def solve(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per event on standard output.")
     ] = False,
+    openjd: Annotated[
+        bool,
+        typer.Option("--openjd", help="Progress as a render farm reads it: Open Job Description."),
+    ] = False,
     *,
     settings: SolveSettings,
 ) -> None:
@@ -109,10 +115,12 @@ def solve(
     try:
         where = None if server is None else full_address(server)
         keys = None if where is None else keys_for(where, server_key, client_key)
-        finished = solve_plate(plate, where, out, masks, by_path, as_json, settings, keys)
+        finished = solve_plate(plate, where, out, masks, by_path, as_json, settings, keys, openjd)
     except MegasamError as error:
         if as_json:
             print_json_error(error)
+        elif openjd:
+            print_openjd_error(error)
         raise
     except KeyboardInterrupt:
         print("megasam: stopped, the job is cancelled", file=sys.stderr)
@@ -132,6 +140,7 @@ def solve_plate(
     as_json: bool,
     settings: SolveSettings,
     keys: ClientKeys | None = None,
+    openjd: bool = False,
 ) -> FinishedSolve:
     """Solve and show it; the ``megasam solve`` command without its exit codes.
 
@@ -143,10 +152,7 @@ def solve_plate(
     name = plate.stem if by_path else find_plate_files(plate, masks, settings).name
     out = out or Path(f"{name}_solve")
     check_output(out)
-    with (
-        _client(server, keys) as client,
-        JsonWatcher() if as_json else BarsWatcher(console) as watcher,
-    ):
+    with _client(server, keys) as client, _watcher(as_json, openjd, console) as watcher:
         finished = solve_remotely(
             client, plate, out, settings, masks=masks, by_path=by_path, watcher=watcher
         )
@@ -155,6 +161,14 @@ def solve_plate(
     else:
         _print_summary(console, finished)
     return finished
+
+
+def _watcher(
+    as_json: bool, openjd: bool, console: Console
+) -> JsonWatcher | OpenJdWatcher | BarsWatcher:
+    if as_json:
+        return JsonWatcher()
+    return OpenJdWatcher() if openjd else BarsWatcher(console)
 
 
 @contextlib.contextmanager

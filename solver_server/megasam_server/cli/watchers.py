@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 from megasam_server.cli.durations import duration
 
 _LEAST_INTERVAL = 0.1
+_LEAST_FARM_INTERVAL = 2.0
 
 
 class BarsWatcher(SolveWatcher):
@@ -105,6 +106,35 @@ class JsonWatcher(SolveWatcher):
         if done >= total or now - self._last_bytes >= _LEAST_INTERVAL:
             self._last_bytes = now
             print_json(event, done=done, total=total)
+
+
+class OpenJdWatcher(SolveWatcher):
+    """Lines that a farm reads: Open Job Description's messages of progress and status."""
+
+    def __init__(self) -> None:
+        self._last = -_LEAST_FARM_INTERVAL
+
+    def __enter__(self) -> OpenJdWatcher:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def on_progress(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.fraction < 1.0 and now - self._last < _LEAST_FARM_INTERVAL:
+            return
+        self._last = now
+        stage = STAGE_BY_KEY.get(progress.stage)
+        left = "" if progress.eta is None else f", about {duration(progress.eta)} left"
+        print(f"openjd_progress: {100 * progress.fraction:.1f}")
+        print(
+            f"openjd_status: {progress.stage if stage is None else stage.title}{left}", flush=True
+        )
+
+
+def print_openjd_error(error: MegasamError) -> None:
+    """Why a task failed, where the farm shows it."""
+    print(f"openjd_fail: {' '.join(str(error).split())}", flush=True)
 
 
 def print_json(event: str, **fields: Any) -> None:

@@ -30,10 +30,10 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     }
 
 
-def megasam(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def megasam(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*MEGASAM, *arguments],
-        env=environment(folder),
+        env=environment(folder, **more),
         cwd=folder,
         capture_output=True,
         text=True,
