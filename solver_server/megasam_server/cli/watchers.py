@@ -125,11 +125,10 @@ class OpenJdWatcher(SolveWatcher):
             return
         self._last = now
         stage = STAGE_BY_KEY.get(progress.stage)
+        title = "Starting" if stage is None else stage.title
         left = "" if progress.eta is None else f", about {duration(progress.eta)} left"
         print(f"openjd_progress: {100 * progress.fraction:.1f}")
-        print(
-            f"openjd_status: {progress.stage if stage is None else stage.title}{left}", flush=True
-        )
+        print(f"openjd_status: {title}{left}", flush=True)
 
 
 def print_openjd_error(error: MegasamError) -> None:

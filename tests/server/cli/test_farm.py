@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -148,12 +147,13 @@ def test_two_shots_are_solved_by_openjd(tmp_path, room_clip):
     assert written.returncode == 0, written.stderr
     checked = subprocess.run([OPENJD, "check", "job.json"], cwd=tmp_path, capture_output=True)
     assert checked.returncode == 0, checked.stdout
-    env = environment(tmp_path)
+    (tmp_path / "session").mkdir()
+    env = environment(tmp_path, TMPDIR=str(tmp_path / "session"))
     del env["MEGASAM_JOB_FUNCTION"]
     program = shutil.which("megasam", path=str(Path(sys.executable).parent))
     ran = subprocess.run(
         [
-            *(OPENJD, "run", "job.json", "--step", "Solve", "--output", "json"),
+            *(OPENJD, "run", "job.json", "--step", "Solve"),
             *("-p", f"Results={tmp_path / 'solved'}", "-p", f"Megasam={program}"),
             *("-p", "Engine=classical"),
         ],
@@ -164,10 +164,10 @@ def test_two_shots_are_solved_by_openjd(tmp_path, room_clip):
         timeout=500,
     )
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    summary = json.loads(ran.stdout[ran.stdout.rindex("\n{") :])
-    assert summary["status"] == "success" and summary["chunks_run" if False else "tasks_run"] == 2
+    assert re.search(r"(Chunks|Tasks) run: 2", ran.stdout)
+    assert len(re.findall(r"openjd_progress: 100.0", ran.stdout)) >= 2
     for name in ("sh010", "sh020"):
         found = json.loads((tmp_path / "solved" / name / "camera_extrinsics.json").read_text())
         assert found["num_frames"] == 12 and found["source"] == "Classical"
-    assert "openjd_progress: 100.0" in ran.stdout
-    assert not [name for name in os.listdir(env.get("TMPDIR", "/tmp")) if "openjd" in name.lower()]
+    # A folder for sessions is openjd's own; nothing of ours is beside it.
+    assert [path.name for path in (tmp_path / "session").rglob("*")] == ["OpenJD"]
