@@ -30,6 +30,7 @@ from megasam_shared.protocol import (
     Cancel,
     CheckpointInfo,
     Checkpoints,
+    Error,
     JobChanged,
     JobInfo,
     Jobs,
@@ -202,13 +203,14 @@ class SolverClient:
     def wait(
         self,
         job: str,
-        on_event: Callable[[Progress | JobChanged], None] | None = None,
+        on_event: Callable[[Progress | JobChanged | Error], None] | None = None,
         timeout: float | None = None,
     ) -> Result:
         """Wait for the end of a job, in the calling thread.
 
         Args:
-            on_event: called here with each Progress and JobChanged of the job.
+            on_event: called here with each Progress and JobChanged of the job, and with each Error
+                that the server tells unasked, such as that it is about to stop.
 
         Raises:
             MegasamError: ``server_lost`` within 5 s of the server's death, or ``wait_timeout``.
@@ -239,10 +241,12 @@ class SolverClient:
     def _pass_on(event: Any, job: str, on_event: Callable[[Any], None] | None) -> None:
         if isinstance(event, ConnectionChanged) and event.error is not None:
             raise event.error
-        of_job = (isinstance(event, Progress) and event.job == job) or (
-            isinstance(event, JobChanged) and event.job.job == job
+        concerns_job = (
+            (isinstance(event, Progress) and event.job == job)
+            or (isinstance(event, JobChanged) and event.job.job == job)
+            or isinstance(event, Error)
         )
-        if of_job and on_event is not None:
+        if concerns_job and on_event is not None:
             on_event(event)
 
     def fetch(

@@ -14,7 +14,7 @@ from typing import Any
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
-from megasam_shared.protocol import JobChanged, JobInfo, Media, Progress, Result
+from megasam_shared.protocol import Error, JobChanged, JobInfo, Media, Progress, Result
 from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import not_writable
 
@@ -34,6 +34,9 @@ class SolveWatcher:
 
     def on_progress(self, progress: Progress) -> None:
         """At least once a second while the job runs."""
+
+    def on_notice(self, notice: MegasamError) -> None:
+        """What the server tells unasked while the job is there: that it is about to stop."""
 
     def on_fetch(self, done: int, total: int) -> None:
         """Bytes of the results that are here, and all of them."""
@@ -133,10 +136,12 @@ def _solve(
     watcher.on_job(job)
     last_told = job
 
-    def pass_on(event: Progress | JobChanged) -> None:
+    def pass_on(event: Progress | JobChanged | Error) -> None:
         nonlocal last_told
         if isinstance(event, Progress):
             watcher.on_progress(event)
+        elif isinstance(event, Error):
+            watcher.on_notice(event.to_error())
         elif event.job != last_told:
             last_told = event.job
             watcher.on_job(event.job)

@@ -12,6 +12,7 @@ from megasam_shared.protocol import JobInfo, Progress
 from megasam_shared.remote_solve import FinishedSolve, SolveWatcher
 from megasam_shared.stages import STAGE_BY_KEY, STAGES
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
@@ -67,6 +68,9 @@ class BarsWatcher(SolveWatcher):
         note = f"{duration(progress.elapsed)}{left}"
         self._show("all", "Solve", progress.fraction, 1.0, note)
 
+    def on_notice(self, notice: MegasamError) -> None:
+        self._bars.console.print(f"[yellow]{escape(str(notice))}[/]")
+
     def on_fetch(self, done: int, total: int) -> None:
         self._show("fetch", "Fetching results", done, total, f"{done / 1e6:.1f} MB")
 
@@ -97,6 +101,9 @@ class JsonWatcher(SolveWatcher):
         fields = asdict(progress)
         del fields["preview"], fields["preview_frame"]
         print_json("progress", **fields)
+
+    def on_notice(self, notice: MegasamError) -> None:
+        print_json("notice", **notice.to_map())
 
     def on_fetch(self, done: int, total: int) -> None:
         self._bytes("fetch", done, total)

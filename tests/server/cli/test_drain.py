@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import time
 
 import pytest
@@ -11,7 +13,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import Error, JobChanged
 from megasam_shared.settings import SolveSettings
 
-from tests.server.cli.serve_process import StagedJob, serving
+from tests.server.cli.serve_process import MEGASAM, StagedJob, environment, serving
 
 needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of POSIX")
 pytestmark = needs_signals
@@ -99,3 +101,42 @@ def test_second_signal_stops_at_once_and_so_does_the_limit(tmp_path):
         assert client.submit(client.upload([tmp_path / "running.mov"]), SolveSettings()).job
         server.signal(signal.SIGINT)
         assert server.wait() == 0
+
+
+def test_solve_waits_for_the_next_server(tmp_path):
+    """One command, from before the drain to results from the server after it."""
+    with serving(tmp_path) as server, SolverClient(server.address, name="test") as client:
+        client.connect(10)
+        job = StagedJob(tmp_path, client, "first")
+        client.cancel(job.id)
+        address = server.address
+        solve = subprocess.Popen(
+            [*MEGASAM, "solve", "first.mov", "--out", "out", "--server", address, "--json"],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            job.forget_begun()
+            job.wait_until_in("plate")
+            server.signal(signal.SIGTERM)
+            while not client.server_status().draining:
+                time.sleep(0.02)
+            job.end("plate")
+            assert server.wait() == 0
+            job.end()
+            with serving(tmp_path, "--bind", address) as server:
+                out, _ = solve.communicate(timeout=30)
+                server.signal(signal.SIGINT)
+                assert server.wait() == 0
+        finally:
+            solve.kill()
+            solve.communicate()
+    events = [json.loads(line) for line in out.splitlines()]
+    (notice,) = [event for event in events if event["event"] == "notice"]
+    assert notice["code"] == "server_draining"
+    states = [event["state"] for event in events if event["event"] == "job"]
+    assert states[:3] == ["queued", "running", "queued"]
+    assert solve.returncode == 0 and events[-1]["event"] == "result"
+    assert (tmp_path / "out" / "camera_extrinsics.json").is_file()
