@@ -205,12 +205,12 @@ def _linearise(
     quirk = options.reference_quirks and not options.optimise_focal
     z = moved.points[:, 2]
     seen = z > (REFERENCE_MIN_DEPTH if quirk else MIN_DEPTH)
-    inverse_depth = torch.where(seen, 1 / z, 0.0)
+    inverse_depth = (1 / z).masked_fill(~seen, 0.0)
     slopes = moved.slopes(inverse_depth)
     weight = observed.weight[group.edges] * seen[:, None]  # [E, 2, pixels]
     residual = observed.target[group.edges] - moved.coordinates(slopes)
     # Whatever a pixel without weight says, also NaN, must not reach the sums.
-    residual = torch.where(weight > 0, residual, 0.0)
+    residual = residual.masked_fill(~(weight > 0), 0.0)
     by_pose, by_disparity = moved.geometry_jacobians(slopes, inverse_depth)
     if options.optimise_focal:
         by_focal = moved.focal_jacobian(slopes, inverse_depth)
@@ -257,11 +257,11 @@ def _against_disparity(
     prior = observed.prior[group.sources]
     has_prior = prior > 0
     off = state.disps[group.sources].flatten(1) - prior
-    information = sums[:, 2] + torch.where(has_prior, alpha, observed.eta[group.sources])
+    information = sums[:, 2] + observed.eta[group.sources].masked_fill(has_prior, alpha)
     rows[:, -6] = sums[:, 0]
-    rows[:, -5] = sums[:, 1] - torch.where(has_prior, alpha * off, 0.0)
+    rows[:, -5] = sums[:, 1] - alpha * off.masked_fill(~has_prior, 0.0)
     known = information > torch.finfo(information.dtype).tiny
-    return _DisparityRows(rows, torch.where(known, 1 / information, 0.0))
+    return _DisparityRows(rows, (1 / information).masked_fill(~known, 0.0))
 
 
 def _row_products(equations: _DisparityRows) -> Tensor:
@@ -286,7 +286,7 @@ def _solve(blocks: Tensor, free: int, unknowns: int, ep: float) -> Tensor:
     half = torch.linalg.solve_triangular(factor, right, upper=False)
     solution = torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
     usable = (failed == 0) & solution.isfinite().all()
-    return torch.where(usable, solution, 0.0)
+    return solution.masked_fill(~usable, 0.0)
 
 
 def _by_slot(solution: Tensor, free: int, options: BundleOptions) -> Tensor:

@@ -140,7 +140,7 @@ def project(points: Tensor, intrinsics: Tensor) -> Tensor:
 
 def guarded_inverse(z: Tensor) -> Tensor:
     """1/z; 1 where z is less than half of MIN_DEPTH, or behind the camera. Any shape."""
-    return 1 / torch.where(z < 0.5 * MIN_DEPTH, 1.0, z)
+    return 1 / z.masked_fill(z < 0.5 * MIN_DEPTH, 1.0)
 
 
 def move_pixels(
@@ -248,10 +248,10 @@ def _one_way_distance(poses, disps, intrinsics, ii, jj, beta: float) -> Tensor:
     for share, points in ((beta, moved.points), (1 - beta, shifted)):
         z = points[:, 2]
         visible = z > MIN_DEPTH_DISTANCE
-        slopes = points[:, :2] / torch.where(visible, z, 1.0)[:, None]
+        slopes = points[:, :2] / z.masked_fill(~visible, 1.0)[:, None]
         end = moved.coordinates(slopes)
         length = torch.linalg.vector_norm(end - start, dim=1)
-        total = total + share * torch.where(visible, length, 0.0).sum(-1)
+        total = total + share * length.masked_fill(~visible, 0.0).sum(-1)
         counted = counted + share * visible.sum(-1)
     far = counted < MIN_VISIBLE * moved.disps.shape[-1]
-    return torch.where(far, FAR_APART, total / torch.where(far, 1.0, counted))
+    return (total / counted.masked_fill(far, 1.0)).masked_fill(far, FAR_APART)

@@ -36,7 +36,7 @@ def exp(twist: Tensor) -> Tensor:
     # Left Jacobian V = I + (1 - cos)/theta^2 [phi]x + (theta - sin)/theta^3 [phi]x^2.
     near = angle < SERIES_ANGLE
     # Both branches of torch.where are differentiated: neither may divide by zero.
-    far = torch.where(near, 1.0, angle)
+    far = angle.masked_fill(near, 1.0)
     second = torch.where(near, _polynomial(_SINE_RESIDUE, squared), (far - torch.sin(far)) / far**3)
     turned = _cross(phi, tau)
     translation = tau + 0.5 * half_sinc**2 * turned + second * _cross(phi, turned)
@@ -46,7 +46,7 @@ def exp(twist: Tensor) -> Tensor:
 def log(pose: Tensor) -> Tensor:
     """Twist of a pose, [..., 7] -> [..., 6]; the shorter way round, angle in [0, pi]."""
     translation, vector, scalar = _parts(pose)
-    sign = torch.where(scalar < 0, -1.0, 1.0)
+    sign = torch.ones_like(scalar).masked_fill(scalar < 0, -1.0)
     vector, scalar = sign * vector, sign * scalar
     sine = _angle(vecdot(vector, vector).unsqueeze(-1))  # of half the angle
     phi = 2 * torch.atan2(sine, scalar) / sine * vector
@@ -54,7 +54,7 @@ def log(pose: Tensor) -> Tensor:
     angle = _angle(squared)
     # V^-1 = I - 1/2 [phi]x + (1 - theta/2 cot(theta/2)) / theta^2 [phi]x^2.
     near = angle < SERIES_ANGLE
-    far = torch.where(near, 1.0, angle)
+    far = angle.masked_fill(near, 1.0)
     second = torch.where(
         near,
         _polynomial(_COTANGENT_RESIDUE, squared),
@@ -160,7 +160,7 @@ def from_matrix(motion: Tensor) -> Tensor:
     largest = squares.argmax(dim=-1, keepdim=True).unsqueeze(-1)  # [..., 1, 1]
     rows = rows.unflatten(-1, (4, 4))
     quaternion = rows.gather(-2, largest.expand(*largest.shape[:-1], 4)).squeeze(-2)
-    quaternion = quaternion * torch.where(quaternion[..., 3:] < 0, -1.0, 1.0)
+    quaternion = torch.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
     return torch.cat([motion[..., :3, 3], normalize(quaternion, dim=-1)], dim=-1)
 
 

@@ -104,7 +104,7 @@ def flow(filming: Filming, source: View, target: View) -> tuple[Tensor, Tensor]:
     shift = target.camera_from_world[:, None, :, 3] * source.hits.local[..., 3:]
     x, y, z = (world @ linear + shift).unbind(-1)
     in_front = z > 0.01
-    safe = torch.where(in_front, z, 1.0)
+    safe = z.masked_fill(~in_front, 1.0)
     size = (filming.height, filming.width)
     at = torch.stack([x, y], -1) / safe[..., None] * target.focal[:, None, None]
     at = (at + filming.principal[:, None]).unflatten(1, size)  # [B,H,W,2]
@@ -161,10 +161,10 @@ def _expose(
         toward = scene.light[:, None].expand_as(points)
         lift = SHADOW_LIFT * hits.distance[..., None] * toward
         blocked = cast(scene, maps, points + lift, toward).surface != scene.surface_count + 1
-        lit = torch.where(blocked, 0.0, lit)
+        lit = lit.masked_fill(blocked, 0.0)
     ambient = scene.ambient[:, None]
-    shade = torch.where(on_sky, 1.0, ambient + (1 - ambient) * lit)
-    hidden = torch.where(on_sky, 0.0, 1 - torch.exp(-scene.haze_rate[:, None] * hits.distance))
+    shade = (ambient + (1 - ambient) * lit).masked_fill(on_sky, 1.0)
+    hidden = 1 - torch.exp(-scene.haze_rate[:, None] * hits.distance.masked_fill(on_sky, 0.0))
     colour = torch.lerp(colour * shade[..., None], scene.haze[:, None], hidden[..., None])
     return colour.unflatten(1, (filming.height, filming.width))
 
@@ -204,7 +204,7 @@ def _footprint(uv: Tensor, surface: Tensor, size: tuple[int, int]) -> Tensor:
     for axis in (1, 2):
         step = grid.diff(dim=axis)
         step = (step - step.round()).norm(dim=-1)  # a jump of whole periods is a seam
-        step = torch.where(same.diff(dim=axis) == 0, step, 0.0)
+        step = step.masked_fill(same.diff(dim=axis) != 0, 0.0)
         last = step.narrow(axis, step.shape[axis] - 1, 1)
         ahead = torch.cat([step, last], axis)
         behind = torch.cat([step.narrow(axis, 0, 1), step], axis)

@@ -232,7 +232,7 @@ def _meet_quads(
             x[:, cut], y[:, cut], slice(first - cut_from, some.stop - cut_from)
         )
         hit = torch.cat([hit[:, : cut.start], hit[:, cut] & solid], 1)
-    return torch.where(hit, along, FARTHEST)
+    return along.masked_fill(~hit, FARTHEST)
 
 
 def _meet_balls(surface_from_world: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ def _meet_balls(surface_from_world: Tensor, origin: Tensor, direction: Tensor) -
     c = (start * start).sum(-1) - 1.0
     discriminant = b * b - a * c
     along = (-b - discriminant.clamp(min=0).sqrt()) / a
-    return torch.where((discriminant > 0) & (along > NEAREST), along, FARTHEST)
+    return along.masked_fill((discriminant <= 0) | (along <= NEAREST), FARTHEST)
 
 
 def _meet_terrain(terrain: Terrain, origin: Tensor, direction: Tensor) -> Tensor:
@@ -265,4 +265,4 @@ def _meet_terrain(terrain: Terrain, origin: Tensor, direction: Tensor) -> Tensor
         middle = 0.5 * (near + far)
         below = terrain.above(origin + middle[..., None] * direction) < 0
         near, far = torch.where(below, near, middle), torch.where(below, middle, far)
-    return torch.where(found, far, FARTHEST)
+    return far.masked_fill(~found, FARTHEST)

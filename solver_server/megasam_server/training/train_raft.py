@@ -195,7 +195,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--textures", type=int, default=TEXTURES)
     parser.add_argument("--clips", type=int, default=8, help="scenes filmed at once")
-    parser.add_argument("--reuse", type=float, default=2.0, help="uses of each generated pair")
+    parser.add_argument("--reuse", type=float, default=4.0, help="uses of each generated pair")
     parser.add_argument("--held-out", type=int, default=9, help="lots of 24 validation pairs")
     parser.add_argument("--log-seconds", type=float, default=20.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

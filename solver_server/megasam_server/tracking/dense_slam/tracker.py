@@ -324,5 +324,5 @@ class Tracker:
             for given in (frame.prior, frame.keep)
         )
         if prior is not None:
-            disparity = torch.where(prior > 0, prior, self._options.far_disparity)
+            disparity = prior.masked_fill(~(prior > 0), self._options.far_disparity)
         store.append(number, pose, disparity, prior, keep)
