@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from megasam_server.pipeline.stage_cache import KEPT_STAGES
 from megasam_shared.client import SolverClient
-from megasam_shared.protocol import JobChanged
+from megasam_shared.protocol import JobChanged, Progress
 from megasam_shared.settings import SolveSettings
 from megasam_shared.stages import STAGES
 
@@ -90,3 +92,48 @@ def test_deaf_worker_of_a_killed_server_is_ended_by_the_next_one(make_plate, tmp
         client.cancel(job)
         wait_until_gone(again, timeout=2)
     assert not list((tmp_path / "state" / "workers").iterdir())
+
+
+REAL_STAGES = ["plate", "tracking", "flow", "video_depth", "conversion"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", REAL_STAGES)
+def test_real_solve_goes_on_where_its_worker_was_killed(room_clip, tmp_path, stage):
+    """What was finished before is used again by the second attempt."""
+    with (
+        Serving(tmp_path / "state", job_function=None) as server,
+        SolverClient(server.address) as client,
+    ):
+        client.connect(10)
+        settings = SolveSettings(engine="classical", quality_preset="fast", last_frame=12)
+        job = client.submit(client.upload([room_clip.movie]), settings).job
+        deadline = time.monotonic() + 300
+        decoding = tmp_path / "state" / "jobs" / job / "work" / "frames.rgb.part"
+        while not (
+            # Which is too short to be seen in the reports.
+            decoding.exists()
+            if stage == "plate"
+            else any(isinstance(e, Progress) and e.stage == stage for e in client.poll())
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        (worker,) = [int(path.name) for path in (tmp_path / "state" / "workers").iterdir()]
+        os.kill(worker, signal.SIGKILL)
+        wait_until_gone([worker], 5)
+        kept = last_uses(tmp_path / "state")
+        result = client.wait(job, timeout=600)
+        assert result.state == "done", result.error
+        assert client.list_jobs()[0].attempts == 2
+        before = set(REAL_STAGES[: REAL_STAGES.index(stage)])
+        assert kept.keys() >= before & KEPT_STAGES
+        again = last_uses(tmp_path / "state")
+        assert all(again[of] > used for of, used in kept.items()), (kept, again)
+        if "tracking" in kept:
+            assert result.result["timings"]["seconds"]["tracking"] < 1.0
+
+
+def last_uses(state: Path) -> dict[str, int]:
+    """When the output of each stage was used last, nanoseconds."""
+    marks = (state / "cache").glob("*/complete.json")
+    return {mark.parent.name.partition("-")[0]: mark.stat().st_mtime_ns for mark in marks}
