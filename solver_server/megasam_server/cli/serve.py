@@ -199,10 +199,10 @@ def serve(
     read = settings_of(config, given)
     prefixes = dict(map(prefix_pair, map_prefix or []))
     merged = {EVERY_CLIENT: {**read.prefixes.get(EVERY_CLIENT, {}), **prefixes}}
-    _run(ConfigValues(read.values, {**read.prefixes, **merged}))
+    _run(ConfigValues(read.values, {**read.prefixes, **merged}), config_file(config))
 
 
-def _run(config: ConfigValues) -> None:
+def _run(config: ConfigValues, source: Path | None) -> None:
     from megasam_server.service.server import SolverServer
 
     # The variable is for the project's own tests, which bring a job function along.
@@ -228,7 +228,10 @@ def _run(config: ConfigValues) -> None:
         if hasattr(signal, "SIGBREAK"):  # how services of Windows are told to stop
             signal.signal(signal.SIGBREAK, stop_in_good_order)
         print(f"Listening on {server.address}", flush=True)
-        _log.info("listening on %s, state in %s", server.address, options.state)
+        _log.info(
+            "listening on %s, state in %s, config file %s",
+            *(server.address, options.state, source or "none"),
+        )
         if server.metrics_address is not None:
             _log.info("numbers for Prometheus on http://%s/metrics", server.metrics_address)
         server.run()
@@ -244,10 +247,15 @@ def settings_of(config: Path | None, given: Mapping[str, Any]) -> ConfigValues:
     Raises:
         MegasamError: see :func:`megasam_server.service.config_file.read_config`.
     """
-    default = default_config_file()
-    read = read_config(config or (default if default.is_file() else None))
+    read = read_config(config_file(config))
     overrides = {key: value for key, value in given.items() if value is not None}
     return ConfigValues({**read.values, **overrides}, read.prefixes)
+
+
+def config_file(named: Path | None) -> Path | None:
+    """The config file that is read: the one that is named, or the default one if it is there."""
+    default = default_config_file()
+    return named or (default if default.is_file() else None)
 
 
 def prefix_pair(text: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from megasam_server.service.status_requests import Numbers
 # A server that does not answer its own thread is not well, and the scrape fails.
 _ANSWER_TIMEOUT = 5.0
 
-_COUNTERS = {
+COUNTERS = {
     names.CONNECTIONS: ("TCP connections", ""),
     names.ADMITTED: ("Connections that got past the handshake", ""),
     names.DISCONNECTIONS: ("TCP connections that ended", ""),
@@ -116,7 +116,7 @@ def _families(now: Numbers) -> Iterator[Any]:
     yield GaugeMetricFamily(
         "megasam_draining", "1 when the server takes no jobs because it stops", int(now.draining)
     )
-    for name, (about, label) in _COUNTERS.items():
+    for name, (about, label) in COUNTERS.items():
         counted = {key[1]: count for key, count in now.counts.items() if key[0] == name}
         if label:
             family = CounterMetricFamily(f"megasam_{name}", about, labels=[label])

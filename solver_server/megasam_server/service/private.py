@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import queue
 import shutil
@@ -111,8 +110,9 @@ def main() -> None:
     """Serve until standard input closes, then remove the state folder."""
     from megasam_server.service.options import ServerOptions
     from megasam_server.service.server import SolverServer
+    from megasam_server.service.server_log import LogOptions, start_log
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    stop_log = start_log(LogOptions())
     state, job_function = Path(sys.argv[1]), sys.argv[2]
     server = SolverServer(
         ServerOptions(
@@ -134,6 +134,7 @@ def main() -> None:
     try:
         server.run()
     finally:
+        stop_log()
         shutil.rmtree(state, ignore_errors=True)
 
 

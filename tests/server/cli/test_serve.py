@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import shlex
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -99,9 +101,7 @@ def test_a_server_from_a_config_file_says_how_it_is(tmp_path):
 
 
 def test_live_table_follows_and_ends_with_ctrl_c(tmp_path):
-    import os
-    import pty
-    import subprocess
+    pty = pytest.importorskip("pty")
 
     from tests.server.cli.serve_process import MEGASAM, environment
 
