@@ -23,17 +23,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cluster(monkeypatch, tmp_path):
+def gpus() -> int:
+    """Of each node, as Ray counts them."""
+    return 0
+
+
+@pytest.fixture
+def cluster(monkeypatch, gpus):
     from ray.cluster_utils import Cluster
 
     # What runs on the nodes finds the tests' job function.
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    started = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False},
-    )
-    started.second = started.add_node(num_cpus=1, object_store_memory=80 << 20)
+    monkeypatch.setenv("NODE_SECRET", "s3cret")
+    node = {"num_cpus": 1 + gpus, "num_gpus": gpus, "object_store_memory": 80 << 20}
+    started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    started.second = started.add_node(**node)
     started.wait_for_nodes()
     yield started
     ray.shutdown()
@@ -90,7 +95,11 @@ def test_jobs_run_on_both_nodes_as_they_do_on_one_machine(tmp_path, cluster, con
         events: list = []
         waited = client.in_background(client.wait, first.id, events.append)
         first.end()
-        assert waited.result(30).state == "done"
+        result = waited.result(30)
+        assert result.state == "done"
+        environment = result.result["environment"]
+        assert environment["CUDA_VISIBLE_DEVICES"] == "-1"
+        assert "PATH" in environment and "NODE_SECRET" not in environment
         stages = [event.stage for event in events if isinstance(event, Progress)]
         assert "conversion" in stages
         assert [e.job.state for e in events if isinstance(e, JobChanged)][-1] == "done"
@@ -150,6 +159,33 @@ def test_lost_node_and_killed_server(tmp_path, cluster, config):
         server.wait()
         wait_for(lambda: not is_alive(pid) and not any(is_alive(c.pid) for c in children), 30)
     wait_for(lambda: free_cores(cluster) == 1)
+
+
+@pytest.mark.parametrize("gpus", [2])
+def test_each_job_gets_a_gpu_of_its_own(tmp_path, cluster, config):
+    """Four jobs at once on two nodes with two GPUs each; Ray only counts them here."""
+    with (
+        serving(tmp_path, "--config", config) as server,
+        SolverClient(server.address, name="test") as client,
+    ):
+        client.connect(20)
+        assert "1 GPU" in client.server_status().workers
+        jobs = [StagedJob(tmp_path, client, f"sh{number}") for number in range(5)]
+        wait_for(lambda: client.server_status().running == 4, 60)
+        time.sleep(1)
+        status = client.server_status()
+        assert (status.running, status.queued, status.gpus) == (4, 1, [])
+        nodes = {run.job: run.where.split("(")[1][:8] for run in status.jobs}
+        for job in jobs:
+            job.end()
+        results = {job.id: client.wait(job.id, timeout=60).result for job in jobs}
+        taken = {
+            (node, results[job]["environment"]["CUDA_VISIBLE_DEVICES"])
+            for job, node in nodes.items()
+        }
+        assert taken == {(node, gpu) for node in nodes.values() for gpu in "01"}
+        server.signal(signal.SIGTERM)
+        assert server.wait(40) == 0
 
 
 def test_no_cluster_is_an_error_that_says_so(tmp_path):
