@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import psutil
 from megasam_server.service.options import CurveOptions, ServerOptions
 from megasam_server.service.server import SolverServer
 from megasam_shared.client import SolverClient
@@ -49,10 +54,12 @@ class CurveStudio:
             **options,
         )
         self.server: SolverServer
+        self.address = ""
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> CurveStudio:
         self.server = self._open.enter_context(running(self.options))
+        self.address = self.server.address
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,15 +73,61 @@ class CurveStudio:
         return ClientKeys(pair, self.server_pair.public)
 
     def client(self, keys: ClientKeys | None, connect: bool = True) -> SolverClient:
-        client = self._open.enter_context(SolverClient(self.server.address, name="test", keys=keys))
+        client = self._open.enter_context(SolverClient(self.address, name="test", keys=keys))
         if connect:
             client.connect(10)
         return client
 
     def count(self, name: str, label: str | None = None) -> int:
-        if label is None:
-            return self.server.counters.total(name)
-        return self.server.counters.snapshot().get((name, label), 0)
+        counts = self._snapshot()
+        return sum(
+            n for (known, its), n in counts.items() if known == name and label in (None, its)
+        )
+
+    def _snapshot(self) -> Mapping[tuple[str, str], int]:
+        return self.server.counters.snapshot()
+
+
+class CurveStudioApart(CurveStudio):
+    """The same with the server in a process of its own, whose memory can be looked at."""
+
+    def __enter__(self) -> CurveStudioApart:
+        command = [sys.executable, "-m", "tests.server.service.curve_server"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.address = self._ask(self.options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._process.stdin.close()
+        assert self._process.wait(30) == 0
+        self._process.stdout.close()
+
+    def resident_mib(self) -> float:
+        """Memory of the server, without its workers."""
+        return psutil.Process(self._process.pid).memory_info().rss / 2**20
+
+    def _snapshot(self) -> Mapping[tuple[str, str], int]:
+        return self._ask("count")
+
+    def _ask(self, what: object) -> Any:
+        pickle.dump(what, self._process.stdin)
+        self._process.stdin.flush()
+        return pickle.load(self._process.stdout)
+
+
+def serve_apart() -> None:
+    """The other side of :class:`CurveStudioApart`."""
+
+    def answer(value: object) -> None:
+        pickle.dump(value, sys.stdout.buffer)
+        sys.stdout.flush()
+
+    with running(pickle.load(sys.stdin.buffer)) as server:
+        answer(server.address)
+        with contextlib.suppress(EOFError):
+            while pickle.load(sys.stdin.buffer):
+                answer(dict(server.counters.snapshot()))
 
 
 def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
@@ -82,3 +135,7 @@ def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    serve_apart()

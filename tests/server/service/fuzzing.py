@@ -50,6 +50,8 @@ class Mutator:
         """Messages as the parts that they are sent in; nearly all have one."""
         while True:
             parts = [self._dice.choice(self._ways)(self._dice.choice(self._recorded))]
+            if len(parts[0]) > MAX_MESSAGE_BYTES:
+                continue  # would end the connection: see too_long
             if self._dice.random() < 0.01:
                 parts.append(self._dice.choice([b"", b"second part", parts[0]]))
             yield parts

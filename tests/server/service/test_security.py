@@ -220,7 +220,7 @@ class ChosenIdentity:
         self.socket.curve_publickey = bytes.fromhex(keys.own.public)
         self.socket.curve_secretkey = bytes.fromhex(keys.own.secret)
         self.socket.curve_serverkey = bytes.fromhex(keys.server)
-        self.socket.connect(studio.server.address)
+        self.socket.connect(studio.address)
 
     def ask(self, message):
         self.socket.send(encode(message))
