@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 _HELLO_EVERY = 0.25
 _POLL_MS = 100
+_LARGE = 1 << 16
 _OFFLINE_POLL_MS = 20
 # After these the server has nothing more to say to us; the first is about the versions, the second
 # comes when our key is taken off its list while we are connected.
@@ -331,7 +332,8 @@ class Connection:
 
     def _say(self, data: bytes) -> bool:
         try:
-            self._socket.send(data, zmq.NOBLOCK)
+            # A small message is copied sooner than it is looked after.
+            self._socket.send(data, zmq.NOBLOCK, copy=len(data) < _LARGE)
         except zmq.ZMQError:
             return False
         return True

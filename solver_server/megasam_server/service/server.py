@@ -250,7 +250,8 @@ class SolverServer:
             if visitor is None:
                 self._sessions.drop(identity)
                 raise key_revoked()
-            data = body[0].bytes
+            # Without a copy: decoding makes the one that is kept.
+            data = body[0].buffer
             try:
                 message = decode(data)
             except MegasamError:

@@ -47,6 +47,8 @@ def run_job(job: SolveJob, progress: Progress) -> dict:
     if action == "count":
         _append(Path(order[1]), job.results_dir.parent.name)
     if action == "busy":
+        if len(order) > 2:
+            _append(Path(order[2]), job.results_dir.parent.name)
         _report_often(progress, float(order[1]))
     return _write_results(job, progress, files, order)
 
