@@ -132,11 +132,12 @@ SETTINGS: Mapping[str, Setting] = {
             is_path=True,
         ),
         Setting("uploads.files", MAX_FILES, "Most files of a job, plate and masks together.", 1),
-        Setting("uploads.file_gb", round(_UPLOADS.file_bytes / _GB), "Largest single file."),
+        Setting("uploads.file_gb", round(_UPLOADS.file_bytes / _GB), "Largest single file.", 0.001),
         Setting(
             "uploads.job_gb",
             round(_UPLOADS.submission_bytes / _GB),
             "Most bytes of a job, plate and masks together.",
+            least=0.001,
         ),
         Setting("pictures.side", _PICTURES.side, "Longest width or height, pixels.", 64),
         Setting("pictures.pixels", _PICTURES.pixels, "Most pixels of a frame.", 4096),
@@ -177,7 +178,7 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting("log.json", False, "One JSON object per line instead of text."),
         Setting("log.rotate_mb", 20, "Size at which the file is put aside and begun anew.", 0.1),
-        Setting("log.rotations", 5, "How many files that were put aside are kept."),
+        Setting("log.rotations", 5, "How many files that were put aside are kept.", 1),
         Setting(
             "metrics.bind",
             "",

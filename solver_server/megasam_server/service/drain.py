@@ -11,7 +11,9 @@ from typing import Any
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import Chunk, Error, Fetch, Offer, Submit
 
+from megasam_server.service import counters as names
 from megasam_server.service.answers import Answers
+from megasam_server.service.counters import Counters
 from megasam_server.service.runner import JobRunner
 from megasam_server.service.sessions import Sessions
 
@@ -37,15 +39,18 @@ class Drain:
         runner: JobRunner,
         sessions: Sessions,
         answers: Answers,
+        counters: Counters,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
         self._sessions = sessions
         self._answers = answers
+        self._counters = counters
         self._timeout = timeout
         self._clock = clock
         self._until: float | None = None
+        self._ended_jobs = 0
         self._last_use = -math.inf
 
     @property
@@ -54,12 +59,14 @@ class Drain:
 
     def is_over(self) -> bool:
         """The server can stop: nothing runs and nobody fetches, or it has waited long enough."""
+        now = self._clock()
+        ended = self._counters.total(names.ENDED_JOBS)
+        if ended > self._ended_jobs:
+            self._ended_jobs, self._last_use = ended, now
         if self._until is None:
             return False
-        now = self._clock()
-        if not self._runner.is_idle:
-            self._last_use = now
-        return now >= min(self._until, self._last_use + _FETCHES_FOLLOW_WITHIN)
+        is_quiet = now >= self._last_use + _FETCHES_FOLLOW_WITHIN
+        return now >= self._until or (self._runner.is_idle and is_quiet)
 
     def begin(self) -> None:
         """Take no more work, and tell every client."""

@@ -112,7 +112,9 @@ class SolverServer:
             self.counters,
             time.monotonic,
         )
-        self._drain = Drain(self._runner, self._sessions, self._answers, options.drain_timeout)
+        self._drain = Drain(
+            self._runner, self._sessions, self._answers, self.counters, options.drain_timeout
+        )
         self._housekeeping = Housekeeping(
             state, self._jobs, self._storage, self._background.forget, time.monotonic()
         )

@@ -53,7 +53,7 @@ def test_job_in_a_kept_stage_is_queued_again_at_its_end_and_the_next_server_goes
             assert client.wait(each.id, timeout=15).state == "done"
             (info,) = [info for info in client.list_jobs() if info.job == each.id]
             assert info.attempts == 1
-        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
         assert server.wait() == 0
 
 

@@ -14,7 +14,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from megasam_server.service.options import ServerOptions
+from megasam_server.service.server import SolverServer
 from megasam_shared.client import SolverClient
+from megasam_shared.errors import MegasamError
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.cli.serve_process import StagedJob, megasam, serving
@@ -165,12 +168,17 @@ def test_log_file_rotates(tmp_path):
 
 
 def test_numbers_are_for_this_machine_only(tmp_path):
-    for bind in ("0.0.0.0:0", "gpu01:9599", "127.0.0.1", "nonsense"):
-        ended = megasam(
-            tmp_path, "serve", "--bind", "127.0.0.1:0", "--gpus", "cpu", "--metrics", bind
+    for bind in ("0.0.0.0:0", "gpu01:9599", "127.0.0.1", "nonsense", "[::]:0"):
+        options = ServerOptions(
+            state=tmp_path / "state", bind="tcp://127.0.0.1:0", gpus=["cpu"], metrics=bind
         )
-        assert ended.returncode == 2
-        assert "loopback" in ended.stderr and bind in ended.stderr
+        with pytest.raises(MegasamError) as caught:
+            SolverServer(options)
+        assert caught.value.code == "metrics_not_loopback" and bind in caught.value.message
+    ended = megasam(
+        tmp_path, "serve", "--bind", "127.0.0.1:0", "--gpus", "cpu", "--metrics", "0.0.0.0:0"
+    )
+    assert ended.returncode == 2 and "loopback" in ended.stderr
 
 
 def test_printed_unit_and_config_can_be_used_as_they_are(tmp_path):
