@@ -294,10 +294,11 @@ def _by_slot(solution: Tensor, free: int, options: BundleOptions) -> Tensor:
     values = solution.new_zeros(free + 2, 6)
     values[:free] = solution[: 6 * free].view(free, 6)
     if options.reference_quirks:
-        values[0] = 0
+        values[0].zero_()
     if options.optimise_focal:
         values[free, 0] = solution[-1]
-    values[free, 1] = -1
+    # Assigning a number would copy it from the host, which a CUDA graph does not allow.
+    values[free, 1].fill_(-1)
     return values
 
 

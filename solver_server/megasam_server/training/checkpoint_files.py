@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 PART_BYTES = 12_000_000
+FINISHED = "raft_fp16"
 
 
 def save_tensors(folder: Path, name: str, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
@@ -57,17 +58,30 @@ def save_run(
     save_tensors(folder, "moments", moments, torch.bfloat16)
 
 
-def load_run(folder: Path, model: torch.nn.Module, average: dict[str, Tensor], optimiser) -> int:
+def load_run(
+    folder: Path,
+    model: torch.nn.Module,
+    average: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+) -> int:
     """Restore what :func:`save_run` wrote, in place.
 
+    A folder that has nothing but finished weights (``raft_fp16``) gives these to model and average;
+    the optimiser then starts anew.
+
     Returns:
-        the step at which the run stopped.
+        the step at which the run stopped; 0 when that is not known.
     """
+    moments = load_tensors(folder, "moments")
+    if not moments:
+        model.load_state_dict(load_tensors(folder, FINISHED))
+        for key, tensor in model.state_dict().items():
+            average[key].copy_(tensor)
+        return 0
     model.load_state_dict(load_tensors(folder, "weights"))
     stored = load_tensors(folder, "average")
     for key, tensor in average.items():
         tensor.copy_(stored[key])
-    moments = load_tensors(folder, "moments")
     step = int(moments.pop("step"))
     state = optimiser.state_dict()
     for i, (name, parameter) in enumerate(model.named_parameters()):

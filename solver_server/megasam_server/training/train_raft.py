@@ -20,7 +20,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.optical_flow import raft_large
 
-from megasam_server.training.checkpoint_files import append_row, load_run, save_run, save_tensors
+from megasam_server.training.checkpoint_files import (
+    FINISHED,
+    append_row,
+    load_run,
+    save_run,
+    save_tensors,
+)
 from megasam_server.training.flow_pairs import FlowPairs, generate, stream
 from megasam_server.training.texture_bank import TextureBank, paint_pictures
 
@@ -116,7 +122,7 @@ def main() -> None:
         row |= validate(model, held_out, options)
         append_row(options.out / "validation.csv", row)
         print(row, f"{(step - first_step) * options.batch * ranks} pairs", flush=True)
-        save_tensors(options.out, "raft_fp16", model.state_dict(), torch.float16)
+        save_tensors(options.out, FINISHED, model.state_dict(), torch.float16)
     if ranks > 1:
         dist.destroy_process_group()
 
