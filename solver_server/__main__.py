@@ -31,7 +31,8 @@ USAGE = """usage: python3 -m solver_server COMMAND [ARGUMENTS...]
 
   demo     render a short clip, solve it, and compare with the ground truth (also: demo PLATE)
   solve    solve a plate:  solve clip.mp4 --out shot/
-  serve    run the solver server
+  serve    run the solver server; also: status, keys, gc, farm
+  checkpoints  which networks are there, their licences; import and verify files
   doctor   what is installed, which engine would run, and what to do about each lack
   test     run the test suite; arguments go to pytest, e.g.  test -k protocol
   ...      any other command or option of `megasam`, e.g.  solve --help
