@@ -187,13 +187,16 @@ def _send_all(
             on_bytes(min(done, total), total)
 
 
-def _chunks_of(path: Path, start: int, size: int) -> Iterator[tuple[int, bytes]]:
+def _chunks_of(path: Path, start: int, size: int) -> Iterator[tuple[int, memoryview]]:
+    """Offset and content of each piece; the content is valid until the next one is asked for."""
+    # One piece of memory for all: fresh memory for each costs as much as sending it.
+    piece = memoryview(bytearray(min(CHUNK_BYTES, size - start)))
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             file.seek(start)
-            while start < size and (data := file.read(min(CHUNK_BYTES, size - start))):
-                yield start, data
-                start += len(data)
+            while start < size and (count := file.readinto(piece[: size - start])):
+                yield start, piece[:count]
+                start += count
     except OSError as error:
         raise unreadable(path, error) from None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -25,6 +26,8 @@ from megasam_shared.errors import MegasamError
 MAX_MESSAGE_BYTES = 8 << 20
 MAX_NESTING = 16
 MAX_ITEMS = 500_000
+# Memory for messages that is kept: enough for a piece of a file.
+_KEPT_BYTES = 2 << 20
 
 _TYPES: dict[str, type] = {}
 _Class = TypeVar("_Class", bound=type)
@@ -59,13 +62,36 @@ def encode(value: Any) -> bytes:
     Raises:
         MegasamError: ``message_too_large`` when the peer would refuse it.
     """
-    data = msgpack.packb({"type": value.type_name} | _plain(value), use_bin_type=True)
+    data = _pack({"type": value.type_name} | _plain(value))
     if len(data) > MAX_MESSAGE_BYTES:
         raise _too_large(f"A {value.type_name} message of {len(data)} bytes", MAX_MESSAGE_BYTES)
     return data
 
 
-def decode(data: bytes) -> Any:
+class _Packers(threading.local):
+    """A packer for each thread, for its memory: fresh memory for each piece of a file costs as much
+    as filling it."""
+
+    def __init__(self) -> None:
+        self.packer = msgpack.Packer(use_bin_type=True)
+
+
+_packers = _Packers()
+
+
+def _pack(content: Any) -> bytes:
+    packer = _packers.packer
+    try:
+        data = packer.pack(content)
+    except BaseException:
+        packer.reset()  # of what was packed before it failed
+        raise
+    if len(data) > _KEPT_BYTES:
+        _packers.packer = msgpack.Packer(use_bin_type=True)
+    return data
+
+
+def decode(data: bytes | memoryview) -> Any:
     """The message that ``data`` holds, checked against its schema.
 
     Raises:

@@ -32,6 +32,7 @@ from megasam_server.service.fetch_requests import FetchRequests
 from megasam_server.service.housekeeping import Housekeeping
 from megasam_server.service.job_requests import JobRequests
 from megasam_server.service.jobs import JobStore
+from megasam_server.service.kept_memory import keep_freed_memory
 from megasam_server.service.media_roots import MEDIA_ROOTS_VARIABLE, MediaRoots
 from megasam_server.service.options import ServerOptions
 from megasam_server.service.ownership import Ownership
@@ -184,6 +185,7 @@ class SolverServer:
 
     def run(self) -> None:
         """Serve until :meth:`stop`. Afterwards the server is closed: no process, no socket."""
+        keep_freed_memory()
         poller = zmq.Poller()
         for socket in (self._socket, self._background.wake_receiver, *self._door.sockets):
             poller.register(socket, zmq.POLLIN)

@@ -51,6 +51,7 @@ def load_with_jobs(
     folder: Path, clients: int, jobs_each: int, seconds_each: float, processes: int = 5
 ) -> JobLoad:
     """Let ``clients`` clients submit ``jobs_each`` small plates each to one server, all at once."""
+    folder.mkdir(parents=True, exist_ok=True)
     counted = folder / "counted"
     counted.touch()
     count = clients * jobs_each
