@@ -39,6 +39,7 @@ IMPORT_NAMES = {
     "openimageio": "OpenImageIO",
     "usd-core": "pxr.Usd",
     "alembic3d": "alembic3d.AbcGeom",
+    "prometheus-client": "prometheus_client",
 }
 # What plates come as; all of them in the wheels we install, not in every build of the libraries.
 MOVIE_CODECS = ("h264", "hevc", "prores", "dnxhd", "mjpeg")
