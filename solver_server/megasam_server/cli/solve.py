@@ -17,8 +17,6 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
 from megasam_shared.remote_solve import FinishedSolve, check_output, solve_remotely
 from megasam_shared.server_keys import (
-    CLIENT_KEY_VARIABLE,
-    SERVER_KEY_VARIABLE,
     ClientKeys,
     full_address,
     keys_for,
@@ -27,6 +25,7 @@ from megasam_shared.settings import SolveSettings
 from rich.console import Console
 from rich.markup import escape
 
+from megasam_server.cli.key_options import ClientKeyOption, ServerKeyOption
 from megasam_server.cli.settings_options import with_settings_options
 from megasam_server.cli.watchers import (
     BarsWatcher,
@@ -64,22 +63,8 @@ def solve(
             " server runs for this solve.",
         ),
     ] = None,
-    server_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            envvar=SERVER_KEY_VARIABLE,
-            help="Public key of the server; default: the one of 'megasam keys trust'.",
-        ),
-    ] = None,
-    client_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar=CLIENT_KEY_VARIABLE,
-            help="This client's key pair; default: client.key in the user's config folder.",
-        ),
-    ] = None,
+    server_key: ServerKeyOption = None,
+    client_key: ClientKeyOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the results; default: PLATE_solve here."),

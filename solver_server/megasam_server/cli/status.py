@@ -14,8 +14,6 @@ from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import JobInfo, RunningJob, ServerStatus
 from megasam_shared.server_keys import (
-    CLIENT_KEY_VARIABLE,
-    SERVER_KEY_VARIABLE,
     full_address,
     keys_for,
 )
@@ -27,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megasam_server.cli.durations import duration
+from megasam_server.cli.key_options import ClientKeyOption, ServerKeyOption
 from megasam_server.cli.serve import CONFIG_HELP, settings_of
 
 _SHOWN_JOBS = 12
@@ -42,22 +41,8 @@ def status(
             metavar="ADDRESS", help="Address of the server; default: that of this machine's."
         ),
     ] = None,
-    server_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            envvar=SERVER_KEY_VARIABLE,
-            help="Public key of the server; default: the one of 'megasam keys trust'.",
-        ),
-    ] = None,
-    client_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar=CLIENT_KEY_VARIABLE,
-            help="This client's key pair; default: client.key in the user's config folder.",
-        ),
-    ] = None,
+    server_key: ServerKeyOption = None,
+    client_key: ClientKeyOption = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help=CONFIG_HELP)
     ] = None,
