@@ -1,0 +1,111 @@
+"""The solved points: locators to snap to, or all of them as a USD stage."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from megasam_shared.quality import Notice
+
+from megasam_maya.scene.options import CM_PER_METRE, ApplyOptions
+from megasam_maya.scene.placement import Placement, scaled
+from megasam_maya.scene.record import POINTS, link
+from megasam_maya.shot import SolvedShot
+
+if TYPE_CHECKING:
+    from megasam_maya.host import MayaHost
+
+_USD_PLUGIN = "mayaUsdPlugin"
+# Of a locator, as a share of the typical distance of what was solved.
+_SIZE = 0.01
+
+
+def put_points(
+    host: MayaHost,
+    shape: str,
+    group: str,
+    name: str,
+    shot: SolvedShot,
+    options: ApplyOptions,
+    levelled: Placement,
+) -> tuple[str, list[Notice]]:
+    """Full path of the node with the points (empty: none) and what to tell. Earlier ones go."""
+    earlier = host.linked(shape, POINTS)
+    if earlier is not None:
+        host.delete(earlier)
+    if options.points == "usd":
+        node, notices = _usd_points(host, group, name, shot, options, levelled)
+    elif options.points == "locators":
+        node, notices = _locators(host, group, name, shot, options, levelled)
+    else:
+        node, notices = "", []
+    if node:
+        link(host, shape, POINTS, node)
+    return node, notices
+
+
+def _locators(
+    host: MayaHost,
+    group: str,
+    name: str,
+    shot: SolvedShot,
+    options: ApplyOptions,
+    levelled: Placement,
+) -> tuple[str, list[Notice]]:
+    positions = [
+        levelled.point(scaled(p, options.cm_per_unit)) for p in shot.points(options.max_points)
+    ]
+    if not positions:
+        return "", []
+    node = host.create("transform", f"{name}_points_grp", group)
+    near, far = shot.depth_near_far
+    size = _SIZE * sqrt(near * far) * options.cm_per_unit * levelled.scale
+    first = host.create("transform", f"{name}_point_001", node)
+    locator = host.create("locator", f"{name}_point_001Shape", first)
+    host.set(f"{locator}.localScale", (size, size, size))
+    host.set_length(f"{first}.translate", positions[0])
+    # Maya has no call for many locators: a copy and a position is the least for each.
+    for number, position in enumerate(positions[1:], start=2):
+        copy = host.duplicate(first, f"{name}_point_{number:03d}")
+        host.set_length(f"{copy}.translate", position)
+    return node, []
+
+
+def _usd_points(
+    host: MayaHost,
+    group: str,
+    name: str,
+    shot: SolvedShot,
+    options: ApplyOptions,
+    levelled: Placement,
+) -> tuple[str, list[Notice]]:
+    if shot.usd is None or not host.load_plugin(_USD_PLUGIN):
+        why = f"{_USD_PLUGIN} could not be loaded" if shot.usd else "the results hold no USD scene"
+        return "", [
+            Notice(
+                "usd_points_missing", f"There are no USD points: {why}.", "Use locators instead."
+            )
+        ]
+    node = host.create("transform", f"{name}_points", group)
+    proxy = host.create("mayaUsdProxyShape", f"{name}_pointsShape", node)
+    host.set(f"{proxy}.filePath", shot.usd.absolute().as_posix())
+    # Nothing but the points: the camera and its keys are in the scene already.
+    host.set(f"{proxy}.primPath", f"/{_usd_root(shot)}/points")
+    # The stage is in centimetres at 1 unit = 1 m.
+    scale = levelled.scale * options.cm_per_unit / CM_PER_METRE
+    place_node(host, node, Placement(levelled.rotation, scale, levelled.translation))
+    return node, []
+
+
+def place_node(host: MayaHost, node: str, placement: Placement) -> None:
+    """Give a transform the translate, rotate (order zxy) and scale of a placement."""
+    host.set(f"{node}.rotateOrder", 2)
+    host.set_length(f"{node}.translate", placement.translation)
+    host.set(f"{node}.rotate", placement.rotate_degrees())
+    host.set(f"{node}.scale", (placement.scale,) * 3)
+
+
+def _usd_root(shot: SolvedShot) -> str:
+    """Name of the stage's first prim, as the file says."""
+    text = shot.usd.read_text(encoding="utf-8") if shot.usd else ""
+    return text.split('defaultPrim = "', 1)[1].split('"', 1)[0]
