@@ -10,9 +10,15 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
 
-from megasam_server.checkpoints.selection import select_checkpoints
+from megasam_server.checkpoints.selection import Selection, select_checkpoints
 
 MEGASAM_DEPENDENCIES = ("torch", "torchvision", "timm", "kornia", "safetensors")
+
+
+_GET_CHECKPOINTS = (
+    "`megasam checkpoints list` says where to get them, `megasam checkpoints import` puts them in"
+    " place."
+)
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,21 @@ class EngineChoice:
     """What will run.
 
     Attributes:
-        engine: ``classical``, or ``identity``: no solve, a camera that stands still and says so.
+        engine: ``megasam``, ``classical``, or ``identity``: no solve, a camera that stands still
+            and says so.
         source: the ``source`` of the result.
         status: one line for the artist; begins with the warning sign when it is not what was asked.
         notices: the same with what to do.
         licences: (title, licence) of every checkpoint that the solve uses.
+        selection: the checkpoints of the engine ``megasam``; None for the others.
     """
 
-    engine: Literal["classical", "identity"]
-    source: Literal["Classical", "MegaSAM_fallback"]
+    engine: Literal["megasam", "classical", "identity"]
+    source: Literal["MegaSAM", "Classical", "MegaSAM_fallback"]
     status: str
     notices: list[Notice] = field(default_factory=list)
     licences: list[tuple[str, str]] = field(default_factory=list)
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,22 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     """Check what the wanted engine needs, in the order of the design, and choose.
 
     Raises:
-        MegasamError: ``missing_dependencies``, ``missing_checkpoints`` or
-            ``engine_not_available`` when the engine ``megasam`` was asked for, cannot run, and the
-            fallback policy is ``fail``.
+        MegasamError: ``missing_dependencies`` or ``missing_checkpoints`` when the engine
+            ``megasam`` was asked for, cannot run, and the fallback policy is ``fail``.
     """
     if settings.engine == "classical":
         return EngineChoice("classical", "Classical", "Solved with the classical engine")
-    lack = megasam_lack(settings)
+    lack = _lack_of_dependencies()
+    if lack is None:
+        selection = select_checkpoints(settings)
+        if not selection.lacks:
+            return _with_networks(selection)
+        lack = Lack(
+            "missing_checkpoints",
+            "⚠ Missing checkpoints",
+            " ".join(selection.lacks),
+            _GET_CHECKPOINTS,
+        )
     if settings.engine == "auto":
         status = f"{lack.heading}: solved with the classical engine"
         notices = [Notice(lack.code, lack.reason, lack.hint)]
@@ -73,33 +91,31 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     return EngineChoice("identity", "MegaSAM_fallback", status, notices)
 
 
-def megasam_lack(settings: SolveSettings) -> Lack:
-    """What keeps the ``megasam`` engine from running; this version does not have its pipeline.
+def _with_networks(selection: Selection) -> EngineChoice:
+    """The engine ``megasam``; checkpoints that it can do without are missed in a notice."""
+    notices = []
+    if selection.omissions:
+        reason = " ".join(selection.omissions)
+        notices = [Notice("missing_depth_checkpoints", reason, _GET_CHECKPOINTS)]
+    return EngineChoice(
+        "megasam",
+        "MegaSAM",
+        "Solved with the megasam engine",
+        notices,
+        selection.licences,
+        selection,
+    )
 
-    Checkpoints are verified, which reads them when nobody did so before.
-    """
+
+def _lack_of_dependencies() -> Lack | None:
     missing = missing_dependencies()
-    if missing:
-        return Lack(
-            "missing_dependencies",
-            "⚠ Missing dependencies",
-            f"The engine megasam needs {_listed(missing)}.",
-            "Install them: pip install 'megasam-maya[networks]'",
-        )
-    selection = select_checkpoints(settings)
-    if selection.lacks:
-        return Lack(
-            "missing_checkpoints",
-            "⚠ Missing checkpoints",
-            " ".join(selection.lacks),
-            "`megasam checkpoints list` says where to get them, `megasam checkpoints import` puts"
-            " them in place.",
-        )
+    if not missing:
+        return None
     return Lack(
-        "engine_not_available",
-        "⚠ Engine not available",
-        "All checkpoints of the engine megasam are there, but its pipeline is not part of this"
-        " version.",
+        "missing_dependencies",
+        "⚠ Missing dependencies",
+        f"The engine megasam needs {_listed(missing)}.",
+        "Install them: pip install 'megasam-maya[networks]'",
     )
 
 

@@ -8,6 +8,8 @@ of VGA.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from megasam_shared.quality import Quality, Verdict
 
@@ -24,15 +26,25 @@ _LOW_PARALLAX = 0.03
 _MANY_MOVING = 0.5
 
 
-def judge(solution: TrackingSolution, plate: PlateInfo, moving_share: float) -> Quality:
+def judge(
+    solution: TrackingSolution,
+    plate: PlateInfo,
+    moving_share: float,
+    scale_is_metric: bool = False,
+    doubts: Sequence[str] = (),
+) -> Quality:
     """Quality of a solved plate.
 
     Args:
         solution: of the tracking stage, plate pixels. plate: its size sets the scale of errors.
         moving_share: mean share of pixels in the motion masks, 0-1.
+        scale_is_metric: lengths are metres.
+        doubts: what else keeps the engine from calling its solve good, for the artist.
     """
     parallax = baseline_to_depth(solution)
     verdict, reasons = _verdict(solution, plate, moving_share, parallax)
+    if verdict != "failed" and doubts:
+        verdict, reasons = "check", [*reasons, *doubts]
     return Quality(
         verdict=verdict,
         reasons=reasons,
@@ -44,7 +56,7 @@ def judge(solution: TrackingSolution, plate: PlateInfo, moving_share: float) -> 
         median_track_length=solution.median_track_length,
         num_points=len(solution.points.xyz),
         focal_profile=solution.focal_profile,
-        scale_is_metric=False,
+        scale_is_metric=scale_is_metric,
         warnings=list(solution.warnings),
     )
 

@@ -28,7 +28,12 @@ import megasam_server
 _log = logging.getLogger(__name__)
 
 # The stages whose outputs are kept: a solve that is stopped after one of them loses nothing.
-KEPT_STAGES = frozenset({"plate", "masks", "tracking"})
+KEPT_STAGES = frozenset(
+    {"plate", "masks", "mono_depth", "metric_depth", "tracking", "network_flow"}
+)
+
+KEPT = "kept from an earlier solve"
+"""What the artist reads at a stage that did not have to run."""
 
 _MARK = "complete.json"
 _UNFINISHED = ".unfinished-"

@@ -47,3 +47,10 @@ class TrackingSolution:
     median_track_length: float
     interpolated: np.ndarray
     warnings: list[Notice]
+
+    @property
+    def in_words(self) -> str:
+        """What was solved, for the status."""
+        if self.model == "tripod":
+            return "no parallax, solved as a tripod shot (rotation only)"
+        return "camera path and points"

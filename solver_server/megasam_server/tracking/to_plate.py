@@ -13,7 +13,7 @@ from megasam_server.tracking.reconstruction import Reconstruction
 from megasam_server.tracking.solution import TrackingSolution
 
 # Without a known scale the median point lies this far from the camera: a room, if a unit is a metre.
-_MEDIAN_DEPTH = 10.0
+MEDIAN_DEPTH = 10.0
 _MIN_W = 1e-4
 _CELLS = 8
 
@@ -108,7 +108,7 @@ def _finite_points(
     point, frame = slot[used.point], used.camera
     in_camera = np.einsum("mj,mj->m", model.scene.rotation[frame, 2], xyz[point])
     depth = in_camera + model.scene.translation[frame, 2]
-    unit = _MEDIAN_DEPTH / float(np.median(depth)) if len(depth) else 1.0
+    unit = MEDIAN_DEPTH / float(np.median(depth)) if len(depth) else 1.0
     squared = np.bincount(point, error[keep] ** 2, len(ids))
     rms = np.sqrt(squared / np.maximum(np.bincount(point, minlength=len(ids)), 1))
     centre = (np.array([frames.width, frames.height]) - 1) / 2

@@ -23,6 +23,7 @@ from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.pipeline.progress import Progress
 from megasam_server.tracking.solution import TrackingSolution
+from megasam_server.video_depth.depth_range import HALF_FLOAT, preview_range
 from megasam_server.video_depth.fill import fill, mover_depth
 from megasam_server.video_depth.fuse import StaticDepth, fuse_frame, transfer
 
@@ -32,9 +33,6 @@ by."""
 
 FAR_LIMIT = 500.0
 """Sky and whatever shows no parallax lies this many typical depths away."""
-
-HALF_FLOAT = (1e-3, 6e4)
-"""Depths stay where half floats (EXR) keep three digits, world units."""
 
 POINT_WEIGHT = 800.0
 """Weight of a solved point in the fill (see ``rigid_depth``)."""
@@ -155,13 +153,6 @@ def _without_parallax(
     return DepthResult(*files.maps(), near_far, [notice])
 
 
-def _near_far(samples: np.ndarray) -> tuple[float, float]:
-    """Percentiles 1 and 99, the far one within reach of the middle (sky would flatten all else)."""
-    near, middle, far = np.quantile(samples, (0.01, 0.5, 0.99))
-    near, far = float(near), float(min(far, 20 * middle))
-    return (near, far) if far > 1.01 * near else (0.9 * near, 1.1 * near)
-
-
 def solve_depth(
     frames: FrameStore,
     user_masks: FrameStore | None,
@@ -234,4 +225,4 @@ def solve_depth(
                 "Trust depth near solved points only.",
             )
         )
-    return DepthResult(*files.maps(), _near_far(np.concatenate(samples)), notices)
+    return DepthResult(*files.maps(), preview_range(np.concatenate(samples)), notices)

@@ -97,7 +97,7 @@ def test_missing_and_damaged_checkpoints_are_named_and_the_hint_says_what_to_do(
     assert "engine auto or classical" in notice.hint
 
 
-def test_with_all_checkpoints_the_status_does_not_claim_that_they_are_missing(installed, folder):
+def test_with_the_required_checkpoints_the_megasam_engine_is_chosen(installed, folder):
     installed(*ALL_PACKAGES)
     facts = {}
     for name in ("megasam", "raft_things"):
@@ -105,9 +105,15 @@ def test_with_all_checkpoints_the_status_does_not_claim_that_they_are_missing(in
         path.write_bytes(name.encode())
         facts[path.name] = facts_of(path)
     with published(facts):
-        auto = engines.choose_engine(SolveSettings(engine="auto"))
-        asked = engines.choose_engine(SolveSettings(engine="megasam"))
-    assert auto.engine == "classical"
-    assert auto.status.startswith("⚠ Engine not available")
-    assert asked.engine == "identity"
-    assert [notice.code for notice in asked.notices] == ["engine_not_available"]
+        for engine in ("auto", "megasam"):
+            choice = engines.choose_engine(SolveSettings(engine=engine))
+            assert (choice.engine, choice.source) == ("megasam", "MegaSAM")
+            assert choice.selection.chosen.keys() == {"tracking", "flow"}
+            assert choice.licences == choice.selection.licences
+            assert "⚠" not in choice.status
+            # The depth stages can be left out, but not in silence.
+            assert [notice.code for notice in choice.notices] == ["missing_depth_checkpoints"]
+            assert "mono depth" in choice.notices[0].message
+        classical = engines.choose_engine(SolveSettings(engine="classical"))
+    assert classical.engine == "classical"
+    assert classical.selection is None

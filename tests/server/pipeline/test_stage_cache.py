@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from megasam_server.pipeline import run
+from megasam_server.pipeline import classical_engine, footage
 from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.stage_cache import StageCache, entries, identity_of, key_of
 from megasam_server.tracking.solution import TrackingSolution
@@ -47,7 +47,7 @@ def track(tmp_path, room_clip, monkeypatch):
     """Run the stages that are kept as the next job would; says which of them were computed."""
     computed: list[str] = []
     noticed: list[Noticing] = []
-    decode, solve_cameras = run.decode, run.solve_cameras
+    decode, solve_cameras = footage.decode, classical_engine.solve_cameras
 
     def noted_decode(*arguments):
         computed.append("plate")
@@ -58,8 +58,8 @@ def track(tmp_path, room_clip, monkeypatch):
         noticed.append(Noticing(settings))
         return solve_cameras(frames, masks, plate, noticed[-1], progress)
 
-    monkeypatch.setattr(run, "decode", noted_decode)
-    monkeypatch.setattr(run, "solve_cameras", noted_solve_cameras)
+    monkeypatch.setattr(footage, "decode", noted_decode)
+    monkeypatch.setattr(classical_engine, "solve_cameras", noted_solve_cameras)
     folders = (tmp_path / f"work{number}" for number in itertools.count())
 
     def track(settings: SolveSettings) -> tuple[list[str], set[str], TrackingSolution, Path]:
@@ -68,7 +68,8 @@ def track(tmp_path, room_clip, monkeypatch):
         job = SolveJob(room_clip.movie, None, settings, work, tmp_path, tmp_path / "cache")
         cache = StageCache(job.cache_dir)
         computed.clear()
-        solution = run._track(job, run._read_plate(job, cache, Silence()), cache, Silence())
+        plate = footage.read_footage(job, cache, Silence())
+        solution = classical_engine.track(job, plate, cache, Silence())
         read = set().union(*(each.read for each in noticed))
         return list(computed), read, solution, work
 
@@ -144,12 +145,12 @@ def test_two_workers_that_finish_the_same_leave_one_entry(tmp_path):
         folder.mkdir()
         files.append(folder / "a")
         files[-1].write_bytes(b"same")
-    threads = [threading.Thread(target=cache.keep, args=("s", "k", [file])) for file in files]
+    threads = [threading.Thread(target=cache.keep, args=("plate", "k", [file])) for file in files]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [entry.name for entry, *_ in entries(tmp_path / "cache")] == ["s-k"]
+    assert [entry.name for entry, *_ in entries(tmp_path / "cache")] == ["plate-k"]
 
 
 def test_cache_that_cannot_be_written_keeps_nothing_and_stops_nothing(tmp_path):

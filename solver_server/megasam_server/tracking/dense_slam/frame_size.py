@@ -38,17 +38,26 @@ class FrameSize:
         Raises:
             MegasamError: ``frame_too_narrow``.
         """
-        factor = np.sqrt(resolution * (resolution * 4 / 3) / (height * width))
+        factor = _factor(width, height, resolution)
         resized = int(width * factor), int(height * factor)
         cropped = resized[0] // MULTIPLE * MULTIPLE, resized[1] // MULTIPLE * MULTIPLE
-        if min(cropped) < LEAST_SIDE:
-            raise MegasamError(
-                "frame_too_narrow",
-                f"A plate of {width}x{height} becomes {cropped[0]}x{cropped[1]} for the tracker, "
-                f"which needs {LEAST_SIDE} pixels on each side.",
-                "Raise tracking_resolution, or crop the plate.",
-            )
+        _check_sides((width, height), cropped)
         return cls((width, height), resized, cropped)
+
+    @classmethod
+    def of_whole_plate(cls, width: int, height: int, resolution: int = 384) -> FrameSize:
+        """The same area with nothing cropped: each side is the nearest multiple of 8.
+
+        So masks and depth cover the whole plate. Its pixels are up to a few per cent wider or
+        higher than square, which the intrinsics know.
+
+        Raises:
+            MegasamError: ``frame_too_narrow``.
+        """
+        factor = _factor(width, height, resolution)
+        across, down = (round(side * factor / MULTIPLE) * MULTIPLE for side in (width, height))
+        _check_sides((width, height), (across, down))
+        return cls((width, height), (across, down), (across, down))
 
     def image(self, plate_frame: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] of the plate -> uint8 [h,w,3], averaged over areas, cropped."""
@@ -77,3 +86,17 @@ class FrameSize:
     def _crop(self, picture: np.ndarray) -> np.ndarray:
         width, height = self.cropped
         return picture[:height, :width]
+
+
+def _factor(width: int, height: int, resolution: int) -> float:
+    return float(np.sqrt(resolution * (resolution * 4 / 3) / (height * width)))
+
+
+def _check_sides(plate: tuple[int, int], size: tuple[int, int]) -> None:
+    if min(size) < LEAST_SIDE:
+        raise MegasamError(
+            "frame_too_narrow",
+            f"A plate of {plate[0]}x{plate[1]} becomes {size[0]}x{size[1]} for the tracker, "
+            f"which needs {LEAST_SIDE} pixels on each side.",
+            "Raise tracking_resolution, or crop the plate.",
+        )

@@ -1,0 +1,123 @@
+"""Stage 4 with a network: flow at the steps of MegaSaM, both ways, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megasam_server.flow.consistency import consistent, resize_flow
+from megasam_server.flow.flow_store import FlowStore
+
+STEPS = (1, 2, 4, 8, 15)
+"""Frames between the two of a pair (MegaSaM)."""
+
+ITERATIONS = 22
+"""Of RAFT (MegaSaM)."""
+
+
+class FlowNetwork(Protocol):
+    """:class:`megasam_server.models.raft.RaftFlow` is one; features are of a kind of its own."""
+
+    def encode(self, images: Tensor): ...
+
+    def flow_both_ways(self, a, b, iterations, init_ab, init_ba): ...
+
+
+def step_pairs(count: int, block: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Batches of pairs (i, i + step) of ``count`` frames: the step and its pairs.
+
+    In blocks of targets, and within a block from the shortest step to the longest: then only the
+    last few frames' features are needed, and a pair's flow can start from that of the same source,
+    or back from the same target, at the step before.
+    """
+    for start in range(1, count, block):
+        targets = range(start, min(start + block, count))
+        for step in STEPS:
+            pairs = [(j - step, j) for j in targets if j >= step]
+            if pairs:
+                yield step, pairs
+
+
+def compute_network_flow(
+    image_of: Callable[[int], np.ndarray],
+    count: int,
+    stored_size: tuple[int, int],
+    network: FlowNetwork,
+    chunk_size: int,
+    device: torch.device,
+    folder: Path,
+    report: Callable[[int, int], None],
+    iterations: int = ITERATIONS,
+) -> FlowStore:
+    """Flow of all pairs of :func:`step_pairs`, each frame encoded once.
+
+    Args:
+        image_of: frame number -> RGB uint8 [H,W,3], sides multiples of 8, at least 128.
+        stored_size: width and height that flow and masks are stored at.
+        chunk_size: pairs that the network takes at once, both ways counted as one.
+        report: told how many of how many pairs are done.
+
+    Returns:
+        The store; trust is 255 where forward and backward flow agree to a stored pixel.
+    """
+    batches = list(step_pairs(count, chunk_size))
+    edges = np.array([pair for _, pairs in batches for pair in pairs], np.int64).reshape(-1, 2)
+    width, height = stored_size
+    store = FlowStore.create(folder, edges, width, height)
+    np.save(_files(folder)[2], store.pairs)
+    encoded: dict[int, object] = {}
+    ahead: dict[int, Tensor] = {}  # [2,h,w] flow of the last step from each frame
+    back: dict[int, Tensor] = {}
+    done = 0
+    for step, pairs in batches:
+        sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
+        for frame in sorted({*sources, *targets} - encoded.keys()):
+            image = torch.from_numpy(image_of(frame)).to(device).permute(2, 0, 1)  # [3,H,W]
+            encoded[frame] = network.encode(image[None])
+        for frame in [f for f in encoded if f < targets[0] - STEPS[-1]]:
+            # Nobody comes back to these.
+            for kept in (encoded, ahead, back):
+                kept.pop(frame, None)
+        starts = (None, None)
+        if step > STEPS[0]:
+            starts = (
+                torch.stack([ahead[i] for i in sources]),
+                torch.stack([back[j] for j in targets]),
+            )
+        kind = type(encoded[sources[0]])
+        features = [kind.cat([encoded[f] for f in frames]) for frames in (sources, targets)]
+        forward, backward = network.flow_both_ways(*features, iterations, *starts)
+        ahead.update(zip(sources, forward.low, strict=True))
+        back.update(zip(targets, backward.low, strict=True))
+        there, home = (resize_flow(flow.full, height, width) for flow in (forward, backward))
+        trusted = (consistent(there, home), consistent(home, there))
+        for flows in zip(there, trusted[0], home, trusted[1], strict=True):
+            flow_there, trust_there, flow_home, trust_home = (x.cpu().numpy() for x in flows)
+            store.append(flow_there, trust_there)
+            store.append(flow_home, trust_home)
+        done += len(pairs)
+        report(done, len(edges))
+    return store
+
+
+def open_network_flow(folder: Path, size: tuple[int, int]) -> FlowStore:
+    """The store that an earlier :func:`compute_network_flow` left in ``folder``.
+
+    Args:
+        size: width and height it was stored at.
+    """
+    return FlowStore(*_files(folder)[:2], np.load(_files(folder)[2]), *size)
+
+
+def flow_files(folder: Path) -> list[Path]:
+    """The files of a finished store."""
+    return list(_files(folder))
+
+
+def _files(folder: Path) -> tuple[Path, Path, Path]:
+    return folder / "flow.f16", folder / "flow_trust.u8", folder / "flow_pairs.npy"

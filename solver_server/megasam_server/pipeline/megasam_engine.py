@@ -1,0 +1,405 @@
+"""The engine with networks: the five solving stages of MegaSaM, each with what the one before found.
+
+A stage whose inputs and settings have not changed comes from the stage cache. Networks are borrowed
+for their stage only, and a stage for which the GPU is too small runs with less at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from megasam_shared.errors import MegasamError
+from megasam_shared.quality import Notice
+
+from megasam_server.flow.flow_store import FlowStore
+from megasam_server.flow.network_flow import compute_network_flow, flow_files, open_network_flow
+from megasam_server.geometry.camera import Intrinsics
+from megasam_server.metric_depth.stage import (
+    DepthScale,
+    estimate_metric_depth,
+    read_scale,
+    scale_of_clip,
+    write_scale,
+)
+from megasam_server.mono_depth.stage import estimate_disparity, open_disparity
+from megasam_server.pipeline.dense_solution import DenseSolution, dense_solution
+from megasam_server.pipeline.engines import EngineChoice
+from megasam_server.pipeline.fallback import USUAL_FOCAL_PER_WIDTH
+from megasam_server.pipeline.footage import Footage
+from megasam_server.pipeline.job import SolveJob
+from megasam_server.pipeline.networks import Networks
+from megasam_server.pipeline.out_of_memory import (
+    OUT_OF_MEMORY,
+    Reductions,
+    with_halved_chunks,
+    with_lower_resolutions,
+)
+from megasam_server.pipeline.progress import Progress
+from megasam_server.pipeline.quality import judge
+from megasam_server.pipeline.solved_shot import SolvedShot
+from megasam_server.pipeline.stage_cache import KEPT, StageCache, key_of
+from megasam_server.pipeline.stage_meter import StageMeter
+from megasam_server.tracking.dense_slam.clip_frames import ClipFrames, tracker_intrinsics
+from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
+from megasam_server.tracking.dense_slam.options import TrackerOptions
+from megasam_server.tracking.dense_slam.result_file import read_result, write_result
+from megasam_server.tracking.dense_slam.tracker import Tracker, TrackingResult
+from megasam_server.video_depth.clip_depth import (
+    DepthFile,
+    TrackedClip,
+    write_consistent_depth,
+    write_prior_depth,
+)
+
+NO_CHECKPOINT = "no checkpoint"
+PRESET_SKIPS = "the settings skip it"
+LEAST_CVD_RESOLUTION = 0.25
+
+
+def solve_megasam(
+    job: SolveJob,
+    footage: Footage,
+    choice: EngineChoice,
+    networks: Networks,
+    cache: StageCache,
+    meter: StageMeter,
+    progress: Progress,
+) -> SolvedShot:
+    """Solve a decoded plate with the engine ``megasam``.
+
+    Raises:
+        MegasamError: ``out_of_gpu_memory``, ``frame_too_narrow``, ``tracking_diverged``, or what
+            loading a checkpoint raises.
+    """
+    return _Solve(job, footage, networks, cache, meter, progress).shot(choice)
+
+
+@dataclass
+class _Solve:
+    job: SolveJob
+    footage: Footage
+    networks: Networks
+    cache: StageCache
+    meter: StageMeter
+    progress: Progress
+    reductions: Reductions = field(default_factory=Reductions)
+    notices: list[Notice] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        plate, settings = self.footage.plate, self.job.settings
+        resolution = settings.tracking_resolution
+        self.size = FrameSize.of_whole_plate(plate.width, plate.height, resolution).cropped
+        self.count = plate.num_frames
+        self.given_focal = settings.focal_px_at(plate.width)
+        self.keys: dict[str, str] = {}
+
+    def shot(self, choice: EngineChoice) -> SolvedShot:
+        with self.meter.stage("mono_depth"):
+            disparities = self._mono_depth()
+        with self.meter.stage("metric_depth"):
+            scale = self._depth_scale(disparities)
+        frames = ClipFrames(
+            self.footage.frames, self.footage.user_masks, self.size, disparities, scale.alignment
+        )
+        with self.meter.stage("tracking"):
+            result = self._track(frames, scale)
+        with self.meter.stage("flow"):
+            flows = self._flow(frames)
+            solution = dense_solution(
+                result, frames, flows, scale.alignment, self.footage.plate, self._focal_is_given
+            )
+            masks = self._motion_masks(result)
+        with self.meter.stage("video_depth"):
+            depth = self._video_depth(frames, solution, flows)
+        return self._delivered(choice, scale, result, solution, masks, depth)
+
+    @property
+    def _focal_is_given(self) -> bool:
+        return bool(self.given_focal) and not self.job.settings.optimize_focal
+
+    # --- the stages
+
+    def _mono_depth(self) -> np.ndarray | None:
+        """Relative disparity float32 [N,H,W] on disk; None without network or room for it."""
+        network = self.networks.identity("mono_depth")
+        if network is None:
+            self.progress.skip("mono_depth", NO_CHECKPOINT)
+            return None
+        path = self.job.work_dir / "mono_disparity.f32"
+
+        def work(chunk: int) -> None:
+            with self.networks.borrow("mono_depth") as mono:
+                estimate_disparity(
+                    self.footage.frames,
+                    self.size,
+                    mono,
+                    chunk,
+                    self.networks.device,
+                    path,
+                    lambda done: self.progress.update("mono_depth", done, self.count),
+                )
+
+        key = self._key("mono_depth", footage=self.footage.key, network=network, size=self.size)
+        chunk = self.job.settings.depth_chunk_size
+        if not self._kept("mono_depth", key, [path]):
+            if not self._if_it_fits("mono_depth", chunk, work):
+                return None
+            self.cache.keep("mono_depth", key, [path])
+        return open_disparity(path, self.count, self.size)
+
+    def _depth_scale(self, disparities: np.ndarray | None) -> DepthScale:
+        settings = self.job.settings
+        network = self.networks.identity("metric_depth")
+        if not settings.run_metric_depth or network is None:
+            reason = NO_CHECKPOINT if settings.run_metric_depth else PRESET_SKIPS
+            self.progress.skip("metric_depth", reason)
+            return scale_of_clip(disparities, None)
+        known = self.given_focal / self.footage.plate.width or None
+        path = self.job.work_dir / "depth_scale.json"
+        found = []
+
+        def work(chunk: int) -> None:
+            with self.networks.borrow("metric_depth") as metric:
+                found[:] = [
+                    estimate_metric_depth(
+                        self.footage.frames,
+                        settings.metric_depth_every,
+                        known,
+                        metric,
+                        chunk,
+                        self.networks.device,
+                        self.job.work_dir / "metric_depth.f32",
+                        lambda done, total: self.progress.update("metric_depth", done, total),
+                    )
+                ]
+
+        key = self._key(
+            "metric_depth",
+            footage=self.footage.key,
+            mono_depth=None if disparities is None else self.keys["mono_depth"],
+            network=network,
+            every=settings.metric_depth_every,
+            focal=known,
+        )
+        if self._kept("metric_depth", key, [path]):
+            return read_scale(path)
+        if not self._if_it_fits("metric_depth", settings.depth_chunk_size, work):
+            return scale_of_clip(disparities, None)
+        scale = scale_of_clip(disparities, found[0])
+        write_scale(path, scale)
+        self.cache.keep("metric_depth", key, [path])
+        return scale
+
+    def _track(self, frames: ClipFrames, scale: DepthScale) -> TrackingResult:
+        plate, settings = self.footage.plate, self.job.settings
+        focal = self.given_focal or plate.width * (scale.focal_per_width or USUAL_FOCAL_PER_WIDTH)
+        lens = Intrinsics.centred(plate.width, plate.height, np.array([focal]))
+        options = TrackerOptions(
+            optimise_focal=not self._focal_is_given,
+            max_keyframes=settings.max_keyframes,
+            feature_dtype=self.networks.precision,
+        )
+        path = self.job.work_dir / "dense_track.npz"
+        key = self._key(
+            "tracking",
+            footage=self.footage.key,
+            mono_depth=self.keys.get("mono_depth") if scale.alignment else None,
+            alignment=scale.alignment and vars(scale.alignment),
+            focal=focal,
+            optimise=options.optimise_focal,
+            max_keyframes=options.max_keyframes,
+            size=self.size,
+            network=self.networks.identity("tracking"),
+        )
+        if self._kept("tracking", key, [path]):
+            return read_result(path)
+
+        def work(chunk: int) -> TrackingResult:
+            with self.networks.borrow("tracking") as network:
+                return Tracker(
+                    frames,
+                    tracker_intrinsics(lens, self.size),
+                    network,
+                    _with_less(options, chunk),
+                    self.networks.device,
+                    self.networks.correlations,
+                    lambda share, words: self.progress.update("tracking", share, 1, words),
+                ).run()
+
+        result = with_halved_chunks("tracking", options.global_chunk, work, self.reductions)
+        write_result(path, result)
+        self.cache.keep("tracking", key, [path])
+        return result
+
+    def _flow(self, frames: ClipFrames) -> FlowStore:
+        settings = self.job.settings
+        folder = self.job.work_dir / "network_flow"
+        folder.mkdir(exist_ok=True)
+        stored = self._at_share(settings.cvd_resolution)
+        key = self._key(
+            "network_flow",
+            footage=self.footage.key,
+            size=self.size,
+            stored=stored,
+            network=self.networks.identity("flow"),
+        )
+        if self._kept("network_flow", key, flow_files(folder), "flow"):
+            return open_network_flow(folder, stored)
+
+        def work(chunk: int) -> FlowStore:
+            with self.networks.borrow("flow") as network:
+                return compute_network_flow(
+                    frames.rgb,
+                    self.count,
+                    stored,
+                    network,
+                    chunk,
+                    self.networks.device,
+                    folder,
+                    lambda done, total: self.progress.update("flow", done, total),
+                )
+
+        flows = with_halved_chunks("flow", settings.flow_chunk_size, work, self.reductions)
+        self.cache.keep("network_flow", key, flow_files(folder))
+        return flows
+
+    def _video_depth(
+        self, frames: ClipFrames, solution: DenseSolution, flows: FlowStore
+    ) -> DepthFile:
+        settings = self.job.settings
+        path = self.job.work_dir / "depth.f32"
+        file = DepthFile(path, self.count, self.size, solution.unit)
+        if solution.depth_is_unknown:
+            file.map[:] = 1.0
+            self.notices.append(solution.depth_unknown_notice)
+            self.progress.skip("video_depth", "without parallax and depth network there is none")
+            return file
+        clip = TrackedClip(
+            solution.cameras_in_tracker_units,
+            solution.disparities,
+            solution.static,
+            frames.prior,
+        )
+
+        def work(share: float) -> bool:
+            write_consistent_depth(
+                clip,
+                flows,
+                self._at_share(share),
+                settings.cvd_iterations,
+                self.networks.device,
+                file,
+                lambda done, total: self.progress.update("video_depth", done, total),
+            )
+            return True
+
+        done = None
+        if settings.run_cvd:
+            shares = [settings.cvd_resolution]
+            while shares[-1] > LEAST_CVD_RESOLUTION:
+                shares.append(max(shares[-1] / 2, LEAST_CVD_RESOLUTION))
+            done = with_lower_resolutions("video_depth", shares, work, self.reductions)
+        if not done:
+            write_prior_depth(
+                clip, file, lambda done: self.progress.update("video_depth", done, self.count)
+            )
+        return file
+
+    def _motion_masks(self, result: TrackingResult) -> np.ndarray:
+        """uint8 [N,H,W] on disk, 1 = moving or masked by the artist, 0 = static."""
+        width, height = self.size
+        path = self.job.work_dir / "network_motion_masks.u8"
+        masks = np.memmap(path, np.uint8, mode="w+", shape=(self.count, height, width))
+        for frame, static in enumerate(result.static_probability):
+            enlarged = torch.nn.functional.interpolate(
+                static[None, None].float(), (height, width), mode="bilinear"
+            )
+            masks[frame] = (enlarged[0, 0] < 0.5).numpy()
+        return masks
+
+    # --- around them
+
+    def _delivered(
+        self,
+        choice: EngineChoice,
+        scale: DepthScale,
+        result: TrackingResult,
+        solution: DenseSolution,
+        masks: np.ndarray,
+        depth: DepthFile,
+    ) -> SolvedShot:
+        doubts = []
+        if not self.given_focal and not result.focal_refined:
+            guess = "a usual lens" if scale.focal_per_width is None else "the depth network's guess"
+            doubts.append(
+                f"The motion does not show the focal length, so {guess} was taken: "
+                "enter it if you know it."
+            )
+        quality = judge(
+            solution.tracking,
+            self.footage.plate,
+            float(np.mean([mask.mean() for mask in masks])),
+            solution.scale_is_metric,
+            doubts,
+        )
+        told = [*quality.warnings, *scale.notices, *self.notices, *self.reductions.notices]
+        prior = "" if scale.alignment else ", without a depth prior"
+        reduced = f"{self.reductions.status}: solved with the megasam engine"
+        begins = reduced if self.reductions.steps else choice.status
+        focal = "known" if self._focal_is_given else "estimated"
+        return SolvedShot(
+            plate=self.footage.plate,
+            cameras=solution.tracking.cameras,
+            points=solution.tracking.points,
+            depth=depth.map,
+            depth_near_far=depth.near_far(),
+            motion_masks=masks,
+            quality=replace(quality, warnings=told),
+            source=choice.source,
+            solving_method=f"megasam: {solution.tracking.model} camera, {focal} focal length{prior}",
+            status=f"{begins}{prior}: {solution.tracking.in_words}. Verdict: {quality.verdict}.",
+        )
+
+    def _if_it_fits(self, stage: str, chunk: int, work: Callable[[int], None]) -> bool:
+        """Run a stage that the solve can do without; False when the GPU is too small for it."""
+        try:
+            with_halved_chunks(stage, chunk, work, self.reductions)
+        except MegasamError as error:
+            if error.code != OUT_OF_MEMORY:
+                raise
+            self.reductions.steps[stage] = "skipped"
+            return False
+        return True
+
+    def _key(self, stage: str, **depends_on: object) -> str:
+        self.keys[stage] = key_of(stage, engine="megasam", **depends_on)
+        return self.keys[stage]
+
+    def _kept(self, entry: str, key: str, files: list[Path], stage: str | None = None) -> bool:
+        """Whether the stage cache has put ``files`` in place."""
+        kept = self.cache.reuse(entry, key, files[0].parent)
+        if kept:
+            self.progress.update(stage or entry, 1, 1, KEPT)
+        return kept
+
+    def _at_share(self, share: float) -> tuple[int, int]:
+        """Width and height of a share of the tracker's resolution."""
+        width, height = (max(MULTIPLE, round(side * share)) for side in self.size)
+        return width, height
+
+
+def _with_less(options: TrackerOptions, chunk: int) -> TrackerOptions:
+    """The options where the global adjustment takes ``chunk`` frames at a time, and everything else
+    that bounds the memory shrinks with it."""
+    share = chunk / options.global_chunk
+    return replace(
+        options,
+        global_chunk=chunk,
+        max_keyframes=max(1, int(options.max_keyframes * share)),
+        max_volume_bytes=int(options.max_volume_bytes * share),
+        max_state_bytes=int(options.max_state_bytes * share),
+    )

@@ -1,0 +1,154 @@
+"""What a stage does when the GPU has no room: the same with less at a time, and the artist is told."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from megasam_shared.errors import MegasamError
+from megasam_shared.quality import Notice
+from megasam_shared.stages import STAGE_BY_KEY
+
+Result = TypeVar("Result")
+
+_ALLOCATION_FAILED = ("out of memory", "ALLOC_FAILED")
+"""How the libraries below torch say it, in a RuntimeError of no type of its own."""
+
+
+@dataclass
+class Reductions:
+    """What was given up for want of memory, in the order of the stages.
+
+    Attributes:
+        steps: (stage, what was done), e.g. ("flow", "chunk 8 to 2").
+    """
+
+    steps: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """The start of the status text; empty when all went as set."""
+        if not self.steps:
+            return ""
+        return "⚠ Reduced " + ", ".join(
+            f"{STAGE_BY_KEY[stage].title.lower()} ({what})" for stage, what in self.steps.items()
+        )
+
+    @property
+    def notices(self) -> list[Notice]:
+        """The same as one warning; none when all went as set."""
+        if not self.steps:
+            return []
+        hint = "Free the GPU of other programs, or set the lower values to save the attempts."
+        return [Notice("reduced_for_memory", f"GPU memory ran out. {self.status[2:]}.", hint)]
+
+
+def with_halved_chunks(
+    stage: str, chunk: int, work: Callable[[int], Result], reductions: Reductions
+) -> Result:
+    """``work(chunk)``, with half the chunk after each out-of-memory, down to 1.
+
+    Raises:
+        MegasamError: ``out_of_gpu_memory``, not even 1 fits. Other errors pass through.
+    """
+    chunks = [chunk]
+    while chunks[-1] > 1:
+        chunks.append(chunks[-1] // 2)
+    return _first_that_fits(
+        stage, chunks, work, lambda used: f"chunk {chunk} to {used}", reductions
+    )
+
+
+def with_lower_resolutions(
+    stage: str,
+    resolutions: Sequence[float],
+    work: Callable[[float], Result],
+    reductions: Reductions,
+) -> Result | None:
+    """``work`` with the first of the ``resolutions`` (falling) that fits; None when none does."""
+    try:
+        return _first_that_fits(
+            stage,
+            resolutions,
+            work,
+            lambda used: f"resolution {resolutions[0]:g} to {used:g}",
+            reductions,
+        )
+    except MegasamError as error:
+        if error.code != OUT_OF_MEMORY:
+            raise
+    reductions.steps[stage] = "skipped"
+    return None
+
+
+OUT_OF_MEMORY = "out_of_gpu_memory"
+
+
+@contextmanager
+def explained(stage: str) -> Iterator[None]:
+    """Turn the GPU's word for being full into ours.
+
+    Raises:
+        MegasamError: ``out_of_gpu_memory``.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _no_room(stage) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """It is the GPU's memory that was too small."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in _ALLOCATION_FAILED)
+
+
+def release_memory() -> None:
+    """Hand unused GPU memory back: of networks that are done with, or of an attempt that failed."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _first_that_fits(
+    stage: str,
+    values: Sequence,
+    work: Callable[..., Result],
+    in_words: Callable[..., str],
+    reductions: Reductions,
+) -> Result:
+    for value in values:
+        # Outside of the ``except``: there the error would keep the tensors of the attempt alive.
+        done, result = _attempt(work, value)
+        if done:
+            if value != values[0]:
+                reductions.steps[stage] = in_words(value)
+            return result
+        release_memory()
+    raise _no_room(stage)
+
+
+def _attempt(work: Callable[..., Result], value: float) -> tuple[bool, Result | None]:
+    try:
+        return True, work(value)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False, None
+
+
+def _no_room(stage: str) -> MegasamError:
+    return MegasamError(
+        OUT_OF_MEMORY,
+        f"The GPU has not enough memory for {STAGE_BY_KEY[stage].title.lower()}, not even with the"
+        " smallest chunks.",
+        "Use a lower quality preset or tracking resolution, free the GPU of other programs, or"
+        " solve with the classical engine.",
+    )

@@ -1,0 +1,221 @@
+"""Stage 5 with networks: the depth of every frame, consistent over time or as the prior has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from megasam_server.flow.consistency import resize_flow
+from megasam_server.flow.flow_store import FlowStore
+from megasam_server.geometry.camera import CameraPath
+from megasam_server.metric_depth.alignment import LEAST_SAMPLES, robust_line
+from megasam_server.video_depth.consistency_losses import FlowPairs
+from megasam_server.video_depth.depth_range import HALF_FLOAT, preview_range
+from megasam_server.video_depth.optimise import (
+    ConsistencyOptions,
+    depth_at_size,
+    make_consistent,
+    uncertainty_from_motion,
+)
+
+LEAST_DISPARITY = 1e-2
+"""Of the finished depth, tracker units: what is farther is at infinity for all purposes."""
+
+WINDOW_PIXELS = 60_000_000
+"""Pixels (frames x height x width) that are optimised together; each takes about 60 bytes."""
+
+OVERLAP = 16
+"""Frames that neighbouring windows share: one more than the longest step of the flow."""
+
+_STATIC = 0.5
+
+
+@dataclass(frozen=True)
+class TrackedClip:
+    """What the tracker found, in its own unit of length; N frames on a grid of h x w cells.
+
+    Attributes:
+        cameras: N cameras, intrinsics at any resolution.
+        disparities: [N,h,w]. static: probability of being static [N,h,w].
+        prior: frame -> aligned mono disparity [H,W], 0 = unknown; None without mono depth.
+    """
+
+    cameras: CameraPath
+    disparities: Tensor
+    static: Tensor
+    prior: Callable[[int], Tensor | None]
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def disparity(self, frame: int, height: int, width: int) -> Tensor:
+        """Disparity of a frame before stage 5, float32 [height,width], positive.
+
+        That of the mono depth, by one line fitted to what the tracker measured in static cells;
+        the tracker's own where there is none.
+        """
+        measured = self.disparities[frame]
+        own = _resized(measured, height, width)
+        prior = self.prior(frame)
+        if prior is None:
+            return own.clamp(min=LEAST_DISPARITY)
+        coarse = _resized(prior, *measured.shape)
+        usable = (coarse > 0) & (self.static[frame] > _STATIC)
+        scale, shift = _line(coarse[usable].double().numpy(), measured[usable].double().numpy())
+        fine = _resized(prior, height, width)
+        return torch.where(fine > 0, scale * fine + shift, own).clamp(min=LEAST_DISPARITY)
+
+
+class DepthFile:
+    """Depth float32 [N,height,width] that is written frame by frame.
+
+    Args:
+        unit: length of the tracker's unit in that of the result.
+    """
+
+    def __init__(self, path: Path, count: int, size: tuple[int, int], unit: float) -> None:
+        width, height = size
+        self.shape = (count, height, width)
+        self.map = np.memmap(path, np.float32, mode="w+", shape=self.shape)
+        self._unit = unit
+
+    def write(self, first: int, disparity: Tensor) -> None:
+        """Depth of frames from ``first`` on, from their disparity [n,h,w] at any size."""
+        for frame, one in enumerate(disparity, start=first):
+            depth = depth_at_size(one[None], *self.shape[1:])[0].cpu().numpy()
+            self.map[frame] = np.clip(depth * self._unit, *HALF_FLOAT)
+
+    def near_far(self) -> tuple[float, float]:
+        """Nearest and farthest depth for previews, fixed over the clip."""
+        return preview_range(np.concatenate([depth[::16, ::16].ravel() for depth in self.map]))
+
+
+def write_prior_depth(clip: TrackedClip, file: DepthFile, report: Callable[[int], None]) -> None:
+    """Depth without optimisation: :meth:`TrackedClip.disparity` of every frame."""
+    for frame in range(len(clip)):
+        file.write(frame, clip.disparity(frame, *file.shape[1:])[None])
+        report(frame + 1)
+
+
+def write_consistent_depth(
+    clip: TrackedClip,
+    flows: FlowStore,
+    size: tuple[int, int],
+    iterations: int,
+    device: torch.device,
+    file: DepthFile,
+    report: Callable[[float, float], None],
+    window_pixels: int = WINDOW_PIXELS,
+) -> None:
+    """Consistent depth of every frame, in overlapping windows where the clip is long.
+
+    Cameras are fixed and so is their scale: windows agree but for what each could not see, and
+    fade into each other over the frames they share.
+
+    Args:
+        flows: of pairs of frames, both ways; those ahead are used, as in the reference.
+        size: width and height that is optimised at; flow of another size is resized.
+        iterations: of the part where every pixel is free; the part before has a quarter of it.
+        window_pixels: frames x height x width of a window, at most, but 2 x overlap frames at least.
+    """
+    width, height = size
+    length = max(window_pixels // (width * height), 2 * OVERLAP)
+    windows = list(frame_windows(len(clip), length))
+    options = ConsistencyOptions(
+        frame_iterations=max(1, iterations // 4),
+        pixel_iterations=iterations,
+        compiled=device.type == "cuda",
+    )
+    before: Tensor | None = None  # [n,height,width], what the last window said of shared frames
+    for number, (first, last) in enumerate(windows):
+
+        def on_step(done: int, total: int, number: int = number) -> None:
+            report(number + done / total, len(windows))
+
+        disparity = _optimised(clip, flows, size, first, last, options, device, on_step)
+        if before is not None:
+            shared = len(before)
+            share = torch.linspace(0, 1, shared + 2)[1:-1, None, None]
+            disparity[:shared] = torch.lerp(before, disparity[:shared], share)
+        after = windows[number + 1][0] if number + 1 < len(windows) else last
+        file.write(first, disparity[: after - first])
+        before = disparity[after - first :]
+
+
+def frame_windows(count: int, length: int) -> list[tuple[int, int]]:
+    """First and one past the last frame of windows of about equal length, ``OVERLAP`` in common."""
+    if count <= length:
+        return [(0, count)]
+    number = -(-(count - OVERLAP) // (length - OVERLAP))
+    starts = np.linspace(0, count - OVERLAP, number + 1).astype(int)
+    return [(int(a), int(b) + OVERLAP) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def _optimised(
+    clip: TrackedClip,
+    flows: FlowStore,
+    size: tuple[int, int],
+    first: int,
+    last: int,
+    options: ConsistencyOptions,
+    device: torch.device,
+    report: Callable[[int, int], None],
+) -> Tensor:
+    """Consistent disparity of the frames ``first`` .. ``last`` - 1, [n,height,width], on the CPU."""
+    width, height = size
+    frames = range(first, last)
+    prior = torch.stack([clip.disparity(frame, height, width) for frame in frames]).to(device)
+    uncertainty = uncertainty_from_motion(clip.static[first:last].to(device), height, width)
+    lens = clip.cameras.intrinsics.at_resolution(width, height)
+    intrinsics = torch.from_numpy(np.stack([lens.fx, lens.fy, lens.cx, lens.cy], axis=1)).float()
+    if len(frames) == 1:
+        return prior.cpu()
+    pairs = _pairs(flows, first, last, size)
+    poses = torch.from_numpy(clip.cameras.world_from_cam)
+    between = FlowPairs.between(*pairs, poses, intrinsics.double()).counted_from(first)
+    found = make_consistent(
+        prior, uncertainty, between, intrinsics[first:last].to(device), options, report
+    )
+    return found.disparity.cpu()
+
+
+def _pairs(
+    flows: FlowStore, first: int, last: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Source, target, flow (half precision) and mask of the pairs ahead within some frames."""
+    width, height = size
+    inside = (flows.pairs >= first) & (flows.pairs < last)
+    chosen = np.flatnonzero(inside.all(axis=1) & (flows.pairs[:, 0] < flows.pairs[:, 1]))
+    source, target = torch.from_numpy(flows.pairs[chosen].T.copy())
+    masks = torch.empty(len(chosen), height, width, dtype=torch.bool)
+    flow = torch.empty(len(chosen), 2, height, width, dtype=torch.float16)
+    for row, pair in enumerate(chosen.tolist()):
+        stored = torch.from_numpy(flows.flow(pair))[None]
+        flow[row] = resize_flow(stored, height, width)[0].half()
+        trust = torch.from_numpy(flows.trust(pair))[None, None]
+        masks[row] = F.interpolate(trust, (height, width), mode="nearest-exact")[0, 0] > 0.5
+    return source, target, flow, masks
+
+
+def _resized(values: Tensor, height: int, width: int) -> Tensor:
+    """[a,b] at another size, bilinear, averaged where it shrinks."""
+    return F.interpolate(
+        values[None, None].float(), (height, width), mode="bilinear", antialias=True
+    )[0, 0]
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Scale and shift of y = scale x + shift; only a scale where a line cannot be told."""
+    if len(x) == 0:
+        return 1.0, 0.0
+    if len(x) >= LEAST_SAMPLES and np.ptp(x) > 1e-3 * np.median(x):
+        scale, shift = robust_line(x, y)
+        if scale > 0:
+            return scale, shift
+    return float(np.median(y / x)), 0.0
