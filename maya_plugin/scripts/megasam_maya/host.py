@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -447,6 +447,39 @@ class MayaHost:
     def scene_file(self) -> str:
         """Path of the scene; empty when it was never saved."""
         return cmds.file(query=True, sceneName=True)
+
+    # Windows ----------------------------------------------------------------------------------
+
+    def show_docked(self, control: str, title: str, ui_script: str) -> None:
+        """Show the dock called ``control``; a new one is filled by ``ui_script``."""
+        if cmds.workspaceControl(control, query=True, exists=True):
+            cmds.workspaceControl(control, edit=True, restore=True)
+            return
+        cmds.workspaceControl(
+            control,
+            label=title,
+            uiScript=ui_script,
+            # Kept hidden, a closed dock makes trouble when Maya ends.
+            retain=False,
+            floating=True,
+            initialWidth=900,
+            initialHeight=700,
+        )
+
+    def dock_layout(self, control: str) -> Any:
+        """The Qt layout inside a dock; None when there is no such dock."""
+        from maya import OpenMayaUI
+        from PySide6.QtWidgets import QWidget
+        from shiboken6 import wrapInstance
+
+        pointer = OpenMayaUI.MQtUtil.findControl(control)
+        return wrapInstance(int(pointer), QWidget).layout() if pointer else None
+
+    def on_exit(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call ``call`` when Maya is about to end; what is returned takes that back."""
+        message = om.MSceneMessage
+        callback = message.addCallback(message.kMayaExiting, lambda *_: call())
+        return lambda: om.MMessage.removeCallback(callback)
 
     # ------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from megasam_server.cli.keys import app as keys_app
 from megasam_server.cli.serve import serve
 from megasam_server.cli.solve import solve
 from megasam_server.cli.status import status
+from megasam_server.cli.window import window
 from megasam_server.service.config_options import default_state
 
 EXIT_ERROR = 2
@@ -55,6 +56,7 @@ def options(
 app.command()(solve)
 app.command()(serve)
 app.command()(status)
+app.command()(window)
 app.command()(gc)
 app.add_typer(farm_app, name="farm")
 app.add_typer(keys_app, name="keys")
