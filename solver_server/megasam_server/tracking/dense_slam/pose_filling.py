@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megasam_server.geometry import se3
+from megasam_server.geometry.lietorch_se3 import se3_operations
 from megasam_server.tracking.dense_slam.factor_graph import FactorGraph
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
@@ -30,6 +30,7 @@ def interpolate_poses(store: KeyframeStore, frames: Sequence[int]) -> Tensor:
     share = (np.asarray(frames) - times[before]) / (times[after] - times[before] + _MIN_TIME)
     share = torch.from_numpy(share).to(store.device, torch.float32)[:, None]
     start, end = store.poses[before.tolist()], store.poses[after.tolist()]
+    se3 = se3_operations()
     step = se3.log(se3.compose(end, se3.inverse(start)))
     return se3.retract(start, share * step)
 
