@@ -25,6 +25,8 @@ _OPEN_PARTS = 64
 _REMEMBERED_OFFERS = 200_000
 _SPARE_BYTES = 16 << 20
 _PART = ".part"
+# Fits the second cache of every processor of these years.
+_CACHED_BYTES = 256 << 10
 
 
 class Account(Protocol):
@@ -288,9 +290,13 @@ class _Part:
     def append(self, data: bytes) -> None:
         assert self._file is not None
         view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-        self.hash.update(data)
+        for start in range(0, len(view), _CACHED_BYTES):
+            # Hashing brings the bytes near to the processor: writing them takes a third of the time
+            # then. When it fails, the part is thrown away with its hash.
+            rest = view[start : start + _CACHED_BYTES]
+            self.hash.update(rest)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self.received += len(data)
 
     def close(self) -> None:
