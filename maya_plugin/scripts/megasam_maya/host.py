@@ -396,15 +396,7 @@ class MayaHost:
 
     def drive_by_expression(self, plug: str, expression: str, name: str) -> None:
         """Let an expression compute ``node.attribute`` in place of whatever drives it."""
-        drivers = cmds.listConnections(plug, source=True, destination=False, plugs=True) or []
-        for driver in drivers:
-            # Some versions make a drive of their own, which cannot be deleted, only disconnected.
-            self.disconnect(driver, plug)
-            old = driver.split(".", 1)[0]
-            if cmds.nodeType(old) == "expression" and not cmds.listConnections(
-                f"{old}.output", source=False, destination=True
-            ):
-                self.delete(old)
+        self.stop_drive(plug)
         # The parser of expressions knows no paths into a camera's image planes ("shape->plane").
         node, attribute = plug.split(".", 1)
         leaf = node.rsplit("|", 1)[-1].rsplit("->", 1)[-1]
@@ -413,6 +405,18 @@ class MayaHost:
             text = f"{leaf}.{attribute} = {expression}"
             cmds.expression(string=text, name=name, alwaysEvaluate=False)
             self._edits += 1
+
+    def stop_drive(self, plug: str) -> None:
+        """Take away what computes ``node.attribute``, and its expression if nothing else uses it."""
+        drivers = cmds.listConnections(plug, source=True, destination=False, plugs=True) or []
+        for driver in drivers:
+            # Some versions make a drive of their own, which cannot be deleted, only disconnected.
+            self.disconnect(driver, plug)
+            node = driver.split(".", 1)[0]
+            if cmds.nodeType(node) == "expression" and not cmds.listConnections(
+                f"{node}.output", source=False, destination=True
+            ):
+                self.delete(node)
 
     # Positions --------------------------------------------------------------------------------
 

@@ -85,6 +85,7 @@ def remove_plane(host: MayaHost, shape: str, role: str) -> None:
     """Take away an image plane that Apply made before."""
     plane = host.linked(shape, role)
     if plane is not None:
+        host.stop_drive(f"{plane}.frameExtension")
         host.delete(host.parent(plane) or plane)
 
 
