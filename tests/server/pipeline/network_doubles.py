@@ -79,6 +79,12 @@ def poses_of(clip: RenderedClip) -> Tensor:
     return se3.from_matrix(torch.from_numpy(np.linalg.inv(world_from_cam))).float()
 
 
+def disparity_of(clip: RenderedClip) -> Tensor:
+    """1 / metres [N,H,W]; 0 in the sky."""
+    depth = torch.from_numpy(clip.depth)
+    return torch.where(depth > 0, 1 / depth, 0.0)
+
+
 def lens_of(clip: RenderedClip) -> Tensor:
     """fx, fy, cx, cy [4] of the first frame, pixel centres at integers."""
     lens = clip.cameras.intrinsics
@@ -102,7 +108,7 @@ class TrackingDouble(FlowOracle):
 
         super().__init__(
             poses_of(cells),
-            1 / torch.from_numpy(cells.depth),
+            disparity_of(cells),
             lens_of(cells),
             static=lambda i, j, coords: (~moving[i]).float(),
             disturb=disturbed,
@@ -119,7 +125,7 @@ class FlowDouble:
 
     def __init__(self, known: KnownClip, sigma: float) -> None:
         clip = known.clip
-        self._scene = poses_of(clip), 1 / torch.from_numpy(clip.depth), lens_of(clip)
+        self._scene = poses_of(clip), disparity_of(clip), lens_of(clip)
         self._moving = torch.from_numpy(clip.moving)
         self._sigma = sigma
         self._recognise = Recognition(clip)
@@ -156,7 +162,7 @@ class MonoDouble:
     """True disparity in a unit and with a zero of its own, with smooth and with fine errors."""
 
     def __init__(self, known: KnownClip, error: float) -> None:
-        self._disparity = 1 / torch.from_numpy(known.clip.depth)
+        self._disparity = disparity_of(known.clip)
         self._error = error
         self._recognise = Recognition(known.clip)
 
