@@ -28,13 +28,15 @@ _REASONS = {
 def run_job(job: SolveJob, progress: Progress) -> dict:
     files = sorted(job.plate.iterdir()) if job.plate.is_dir() else [job.plate]
     text = files[0].read_bytes()[:200].split(b"\0")[0].decode()
-    orders = dict(word.split("=") for word in text.split())
+    orders = dict(word.split("=", 1) for word in text.split() if "=" in word)
     count = int(orders.get("frames", len(files)))
     pause = float(orders.get("pause", 0.0))
     _run_stages(progress, count, pause, orders.get("hold", ""))
     if "fail" in orders:
         raise MegasamError("plate_black", "The plate is black.", "Shoot it again.")
-    return write_result(job.results_dir, count, orders.get("verdict", "good"))
+    result = write_result(job.results_dir, count, orders.get("verdict", "good"))
+    (job.results_dir / "settings.json").write_text(json.dumps(job.settings.to_map()))
+    return result
 
 
 def _run_stages(progress: Progress, count: int, pause: float, hold: str) -> None:
@@ -67,8 +69,7 @@ def write_result(folder: Path, count: int, verdict: str) -> dict:
     """A result folder as a solve writes it, as far as the dialog reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     poses = [
-        [[1, 0, 0, i * 0.01], [0, 1, 0, 0], [0, 0, 1, i * 0.02], [0, 0, 0, 1]]
-        for i in range(count)
+        [[1, 0, 0, i * 0.01], [0, 1, 0, 0], [0, 0, 1, i * 0.02], [0, 0, 0, 1]] for i in range(count)
     ]
     extrinsics = build_extrinsics(
         world_from_cam=poses,
@@ -106,7 +107,9 @@ def _quality(count: int, verdict: str) -> Quality:
     if count > 60:
         errors[40] = errors[40] * 2.6
         errors[52:56] = [None] * 4
-    notices = [Notice("short_tracks", "Tracks are short.", "Motion blur? Look at the worst frames.")]
+    notices = [
+        Notice("short_tracks", "Tracks are short.", "Motion blur? Look at the worst frames.")
+    ]
     return Quality(
         verdict=verdict,
         reasons=_REASONS[verdict],
@@ -121,5 +124,3 @@ def _quality(count: int, verdict: str) -> Quality:
         scale_is_metric=False,
         warnings=notices if verdict != "good" else [],
     )
-
-

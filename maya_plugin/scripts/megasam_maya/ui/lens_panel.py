@@ -12,7 +12,6 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QGroupBox,
     QHBoxLayout,
-    QLabel,
     QWidget,
 )
 
@@ -49,7 +48,6 @@ class LensPanel(QGroupBox):
         self.focal.setAccessibleName("Focal length")
         self.refine = QCheckBox("Refine in the solve")
         self.refine.setToolTip(FIELDS["optimize_focal"].doc)
-        self.angle = QLabel()
         self._lay_out()
         self.film_back.activated.connect(self._preset_chosen)
         self.width_mm.valueChanged.connect(self._width_changed)

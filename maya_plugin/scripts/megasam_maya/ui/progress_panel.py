@@ -51,6 +51,11 @@ class PreviewView(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         painter = QPainter(self)
+        self._paint(painter)
+        # Not left to Python: whoever holds this frame, a profiler say, would keep the painter.
+        painter.end()
+
+    def _paint(self, painter: QPainter) -> None:
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         text_height = self.fontMetrics().height() + 4
         area = self.rect().adjusted(0, 0, 0, -text_height)

@@ -42,6 +42,7 @@ class StatusDot(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(self._colour())
         painter.drawEllipse(self.rect().adjusted(2, 2, -2, -2))
+        painter.end()
 
     def _colour(self) -> QColor:
         colours = colours_of(self)

@@ -1,0 +1,67 @@
+"""The server dies in mid-solve, is not there, or is not what it should be."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from tests.maya.ui.conftest import JOB_FUNCTION
+from tests.server.service.serving import Serving
+
+PATIENCE = 20_000
+
+
+def test_killed_server_is_told_within_5_s_and_the_job_is_back_after_its_restart(
+    qtbot, open_dialog, make_plate, tmp_path
+):
+    held = tmp_path / "hold"
+    held.touch()
+    bind = f"tcp://127.0.0.1:{free_port()}"
+    first = Serving(tmp_path / "state", "--bind", bind, job_function=JOB_FUNCTION)
+    dialog = open_dialog(first.address)
+    dialog.plate.picker.set_path(make_plate(f"frames=10 hold={held}"))
+    qtbot.waitUntil(lambda: dialog.plate.plate is not None, timeout=PATIENCE)
+    dialog.solve()
+    qtbot.waitUntil(lambda: dialog.progress.bars["tracking"].value() > 0, timeout=PATIENCE)
+
+    first.kill()
+    killed = time.monotonic()
+    qtbot.waitUntil(dialog.message.isVisible, timeout=5000)
+    assert time.monotonic() - killed < 5.0
+    assert dialog.server.dot.state == "lost"
+    assert "has not answered" in dialog.message.text.text()
+    assert dialog.message.action.text() == "Reconnect"
+
+    dialog.progress.start("")
+    with Serving(tmp_path / "state", "--bind", bind, job_function=JOB_FUNCTION):
+        dialog.message.action.click()
+        qtbot.waitUntil(lambda: dialog.server.dot.state == "connected", timeout=PATIENCE)
+        qtbot.waitUntil(lambda: dialog.progress.bars["tracking"].value() > 0, timeout=PATIENCE)
+        held.unlink()
+        qtbot.waitUntil(lambda: dialog.result.quality is not None, timeout=PATIENCE)
+
+
+def test_no_server_says_so_and_closing_does_not_wait(qtbot, open_dialog):
+    dialog = open_dialog(f"tcp://127.0.0.1:{free_port()}")
+    qtbot.waitUntil(dialog.message.isVisible, timeout=PATIENCE)
+    assert dialog.server.dot.state == "unreachable"
+    assert "megasam serve" in dialog.message.text.text()
+    session = dialog.session
+    began = time.monotonic()
+    dialog.shut_down()
+    assert time.monotonic() - began < 1.0
+    assert not session.alive
+
+
+def test_an_address_that_is_none_is_said_as_such(qtbot, open_dialog):
+    dialog = open_dialog("http://gpu01")
+    qtbot.waitUntil(dialog.message.isVisible, timeout=PATIENCE)
+    assert "is not the address of a server" in dialog.message.text.text()
+    dialog.connect_to("gpu01:5599")
+    qtbot.waitUntil(lambda: "public key" in dialog.message.text.text(), timeout=PATIENCE)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
