@@ -153,11 +153,15 @@ def random_files(folder: Path, clients: int, files_each: int, bytes_each: int) -
 
 
 SENDER = """
-import socket, sys, time
+import hashlib, socket, sys, time
 sys.stdin.readline()
 began = time.monotonic()
+hashed, paths = sys.argv[2] == "hashed", sys.argv[3:]
+for path in paths if hashed else []:
+    with open(path, "rb") as file:
+        hashlib.file_digest(file, "sha256")
 with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
-    for path in sys.argv[2:]:
+    for path in paths:
         with open(path, "rb") as file:
             while data := file.read(1 << 20):
                 connection.sendall(data)
@@ -165,14 +169,24 @@ print(began, time.monotonic())
 """
 
 
-def bare_copy(files_of_each: Sequence[Sequence[Path]], target: Path | None) -> float:
+def bare_copy(
+    files_of_each: Sequence[Sequence[Path]], target: Path | None, hashed: bool = False
+) -> float:
     """Seconds of the same files through plain sockets: processes that read and send, a thread each
-    that receives and writes to ``target``, or throws away when that is None."""
+    that receives and writes to ``target``, or throws away when that is None. With ``hashed`` both
+    sides do as an upload must: the sender hashes its files first, the receiver what comes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         senders = [
             subprocess.Popen(
-                [sys.executable, "-c", SENDER, str(port), *map(str, files)],
+                [
+                    sys.executable,
+                    "-c",
+                    SENDER,
+                    str(port),
+                    "hashed" if hashed else "",
+                    *map(str, files),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -186,7 +200,7 @@ def bare_copy(files_of_each: Sequence[Sequence[Path]], target: Path | None) -> f
         for number in range(len(senders)):
             connection, _ = listener.accept()
             path = None if target is None else target / f"copy{number}"
-            threads.append(threading.Thread(target=_receive, args=(connection, path)))
+            threads.append(threading.Thread(target=_receive, args=(connection, path, hashed)))
             threads[-1].start()
         for thread in threads:
             thread.join()
@@ -199,10 +213,13 @@ def bare_copy(files_of_each: Sequence[Sequence[Path]], target: Path | None) -> f
     return ended - began
 
 
-def _receive(connection: socket.socket, path: Path | None) -> None:
+def _receive(connection: socket.socket, path: Path | None, hashed: bool) -> None:
     piece = memoryview(bytearray(_PIECE))
+    digest = hashlib.sha256()
     with connection, open(path or os.devnull, "wb", buffering=0) as file:
         while count := connection.recv_into(piece):
+            if hashed:
+                digest.update(piece[:count])
             file.write(piece[:count])
 
 
