@@ -299,7 +299,9 @@ def _check_room(modules: Path, size: int) -> None:
         raise _in_words(modules, PermissionError(errno.EACCES, "no permission"))
     # Small files take a whole block each.
     needed = size + 8 * 1024 * 1024
-    if shutil.disk_usage(existing).free < needed:
+    usage = shutil.disk_usage(existing)
+    # Some network shares report a size of 0: they do not say.
+    if usage.total and usage.free < needed:
         raise _in_words(modules, OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed"))
 
 
