@@ -13,26 +13,26 @@ _ORDERS = ("xyz", "yzx", "zxy", "xzy", "yxz", "zyx")
 
 
 def local_matrix(scene: Scene, node: Node, time: float | None = None) -> np.ndarray:
-    """[S][Sh][RA][R][T] of a transform with its pivots at the origin, cm."""
+    """[SP]-1[S][Sh][SP][ST][RP]-1[RA][R][RP][RT][T][OPM] of a transform, cm."""
 
     def three(attribute: str) -> np.ndarray:
         return np.array([scene.value(node, f"{attribute}{axis}", time) for axis in "XYZ"], float)
 
-    for pivot in ("rotatePivot", "rotatePivotTranslate", "scalePivot", "scalePivotTranslate"):
-        if three(pivot).any():
-            raise NotImplementedError(f"{node.name}.{pivot} is not at the origin")
-    matrix = np.eye(4)
-    matrix[range(3), range(3)] = three("scale")
+    scale = np.diag([*three("scale"), 1.0])
     shear = np.eye(4)
     shear[1, 0], shear[2, 0], shear[2, 1] = (
         scene.value(node, f"shear{axes}", time) for axes in ("XY", "XZ", "YZ")
     )
-    matrix = matrix @ shear @ _rotation("xyz", three("rotateAxis"))
     order = _ORDERS[scene.value(node, "rotateOrder", time)]
-    matrix = matrix @ _rotation(order, three("rotate"))
-    matrix[3, :3] = three("translate")
-    offset = np.reshape(scene.value(node, "offsetParentMatrix", time), (4, 4))
-    return matrix @ offset
+    scale_pivot, rotate_pivot = three("scalePivot"), three("rotatePivot")
+    steps = [
+        *(_shift(-scale_pivot), scale, shear, _shift(scale_pivot)),
+        *(_shift(three("scalePivotTranslate")), _shift(-rotate_pivot)),
+        *(_rotation("xyz", three("rotateAxis")), _rotation(order, three("rotate"))),
+        *(_shift(rotate_pivot), _shift(three("rotatePivotTranslate")), _shift(three("translate"))),
+        np.reshape(scene.value(node, "offsetParentMatrix", time), (4, 4)),
+    ]
+    return np.linalg.multi_dot(steps)
 
 
 def world_matrix(scene: Scene, node: Node, time: float | None = None) -> np.ndarray:
@@ -51,6 +51,12 @@ def world_matrix(scene: Scene, node: Node, time: float | None = None) -> np.ndar
 def translation_of(scene: Scene, node: Node) -> np.ndarray:
     """World position, cm."""
     return world_matrix(scene, node)[3, :3]
+
+
+def _shift(by: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[3, :3] = by
+    return matrix
 
 
 def _rotation(order: str, radians: np.ndarray) -> np.ndarray:

@@ -11,9 +11,10 @@ from megasam_shared.quality import Notice
 from megasam_maya.scene.camera_bake import LOCKABLE, TargetCamera, bake_camera, existing_camera
 from megasam_maya.scene.camera_keys import CameraKeys, keys_of
 from megasam_maya.scene.image_planes import remove_plane, show_depth_preview, show_plate
+from megasam_maya.scene.node_placement import place_node, placement_of_node
 from megasam_maya.scene.options import AppliedShot, ApplyOptions
 from megasam_maya.scene.placement import Placement, scaled
-from megasam_maya.scene.points import place_node, put_points
+from megasam_maya.scene.points import put_points
 from megasam_maya.scene.record import (
     DEPTH_PLANE,
     GROUP,
@@ -112,8 +113,9 @@ def _group(host: MayaHost, name: str, target: TargetCamera | None, options: Appl
     if target.record is not None and target.record.cm_per_unit != options.cm_per_unit:
         # What was put on the ground shall stay on it at the new scale.
         ratio = options.cm_per_unit / target.record.cm_per_unit
-        translate = f"{target.group}.translate"
-        host.set_length(translate, scaled(host.get_length(translate), ratio))
+        was = placement_of_node(host, target.group)
+        moved = Placement(was.rotation, was.scale, scaled(was.translation, ratio))
+        place_node(host, target.group, moved)
     return target.group
 
 

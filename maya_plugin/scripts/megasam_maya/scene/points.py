@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from megasam_shared.quality import Notice
 
+from megasam_maya.scene.node_placement import place_node
 from megasam_maya.scene.options import CM_PER_METRE, ApplyOptions
 from megasam_maya.scene.placement import Placement, scaled
 from megasam_maya.scene.record import POINTS, link
@@ -58,6 +59,7 @@ def _locators(
     if not positions:
         return "", []
     node = host.create("transform", f"{name}_points_grp", group)
+    place_node(host, node, Placement())
     near, far = shot.depth_near_far
     size = _SIZE * sqrt(near * far) * options.cm_per_unit * levelled.scale
     first = host.create("transform", f"{name}_point_001", node)
@@ -95,14 +97,6 @@ def _usd_points(
     scale = levelled.scale * options.cm_per_unit / CM_PER_METRE
     place_node(host, node, Placement(levelled.rotation, scale, levelled.translation))
     return node, []
-
-
-def place_node(host: MayaHost, node: str, placement: Placement) -> None:
-    """Give a transform the translate, rotate (order zxy) and scale of a placement."""
-    host.set(f"{node}.rotateOrder", 2)
-    host.set_length(f"{node}.translate", placement.translation)
-    host.set(f"{node}.rotate", placement.rotate_degrees())
-    host.set(f"{node}.scale", (placement.scale,) * 3)
 
 
 def _usd_root(shot: SolvedShot) -> str:
