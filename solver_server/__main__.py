@@ -23,7 +23,7 @@ STAMP = VENV / "megasam-setup.json"
 LOG = VENV / "megasam-setup.log"
 EXTRAS = {"server", "test"}
 # What a command needs beyond these. Several GB, so they are left out until somebody asks.
-MORE_EXTRAS = {"test": {"networks", "training"}}
+MORE_EXTRAS = {"test": {"networks", "training", "window"}, "window": {"window"}}
 WINDOWS = os.name == "nt"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 

@@ -37,7 +37,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
         "megasam.pth": str(Path("solver_server").absolute()),
         f"{info}/METADATA": "Metadata-Version: 2.1\\nName: megasam-maya\\nVersion: 1\\n"
         "Provides-Extra: server\\nProvides-Extra: test\\n"
-        "Provides-Extra: networks\\nProvides-Extra: training\\nRequires-Dist: pip\\n",
+        "Provides-Extra: networks\\nProvides-Extra: training\\nProvides-Extra: window\\nRequires-Dist: pip\\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
         f"{info}/entry_points.txt": "[console_scripts]\\nmegasam = megasam_server.cli:main\\n",
     }
