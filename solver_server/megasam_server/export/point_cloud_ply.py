@@ -17,12 +17,14 @@ def write_point_cloud(path: Path, points: PointCloud) -> None:
     """Binary little-endian PLY: float32 position and uint8 colour of each point.
 
     Same axes and units as ``poses_tum.txt``: OpenCV axes (x right, y down, z forward), world units.
+    The best points come first, so that a client may read as many as it can show.
     """
-    vertices = np.empty(len(points.xyz), _VERTEX)
+    order = points.best_first()
+    vertices = np.empty(len(order), _VERTEX)
     for column, axis in enumerate("xyz"):
-        vertices[axis] = points.xyz[:, column]
+        vertices[axis] = points.xyz[order, column]
     for column, colour in enumerate(("red", "green", "blue")):
-        vertices[colour] = points.rgb[:, column]
+        vertices[colour] = points.rgb[order, column]
     header = [
         "ply",
         "format binary_little_endian 1.0",

@@ -19,7 +19,6 @@ from megasam_shared.coordinates import (
 from megasam_shared.film_back import MM_PER_INCH, PlateCamera, film_back_from_plate
 
 from megasam_server.export.frame_rate import exact_frame_rate
-from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.pipeline.solved_shot import SolvedShot
 
 # One world unit becomes one metre. For a metric solve that is true; a solve without scale is
@@ -125,7 +124,7 @@ def scene_from_shot(
         plate_distance=2 * far * cm_per_unit,
         points=shot.points.xyz @ to_cm,
         rgb=shot.points.rgb,
-        locators=shot.points.xyz[_best_points(shot.points)] @ to_cm,
+        locators=shot.points.xyz[shot.points.best_first()[:MAX_LOCATORS]] @ to_cm,
         locator_size=0.01 * float(np.sqrt(near * far)) * cm_per_unit,
         plate_kind=shot.plate.kind,
         plate_file=shot.plate.files[0].replace("\\", "/"),
@@ -147,15 +146,6 @@ def _plate_cameras(shot: SolvedShot) -> list[PlateCamera]:
     intrinsics = shot.cameras.intrinsics
     rows = np.column_stack([intrinsics.fx, intrinsics.fy, intrinsics.corner_principal_points()])
     return [PlateCamera(intrinsics.width, intrinsics.height, *row) for row in rows.tolist()]
-
-
-def _best_points(points: PointCloud) -> np.ndarray:
-    """Indices of at most 300 points: those seen for long first, and of these the most exact."""
-    if not len(points.xyz):
-        return np.empty(0, np.int64)
-    times_seen = np.bincount(points.seen_point, minlength=len(points.xyz))
-    briefly_seen = times_seen < np.median(times_seen)
-    return np.lexsort((points.error_px, briefly_seen))[:MAX_LOCATORS]
 
 
 def _notes(shot: SolvedShot) -> str:

@@ -25,3 +25,11 @@ class PointCloud:
     seen_point: np.ndarray
     seen_frame: np.ndarray
     seen_xy: np.ndarray
+
+    def best_first(self) -> np.ndarray:
+        """Indices of all points, int64 [P]: those seen for long first, and of these the most exact."""
+        if not len(self.xyz):
+            return np.empty(0, np.int64)
+        times_seen = np.bincount(self.seen_point, minlength=len(self.xyz))
+        briefly_seen = times_seen < np.median(times_seen)
+        return np.lexsort((self.error_px, briefly_seen))

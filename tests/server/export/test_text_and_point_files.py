@@ -44,8 +44,10 @@ def test_point_cloud_is_read_by_colmap_and_by_bytes(tmp_path, shot):
     model = pycolmap.Reconstruction()
     model.import_PLY(str(path))
     read = [model.points3D[i] for i in sorted(model.points3D)]
-    np.testing.assert_allclose([p.xyz for p in read], shot.points.xyz, atol=1e-5)
-    assert np.array_equal([p.color for p in read], shot.points.rgb)
+    best_first = shot.points.best_first()
+    assert sorted(best_first) == list(range(400))
+    np.testing.assert_allclose([p.xyz for p in read], shot.points.xyz[best_first], atol=1e-5)
+    assert np.array_equal([p.color for p in read], shot.points.rgb[best_first])
 
     header, _, body = path.read_bytes().partition(b"end_header\n")
     assert b"element vertex 400\n" in header
