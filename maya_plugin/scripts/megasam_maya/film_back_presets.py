@@ -27,10 +27,6 @@ class FilmBackPreset:
     width_mm: float
     height_mm: float
 
-    @property
-    def label(self) -> str:
-        return f"{self.name}  ({self.width_mm:g} x {self.height_mm:g} mm)"
-
 
 def user_table() -> Path:
     """The file that users extend; it need not exist."""

@@ -48,7 +48,7 @@ class Plate:
             span = "length read when solving"
         else:
             span = f"{self.first}-{self.last} ({self.count} frames)"
-        rate = f"{self.fps:.6g} fps" if self.fps else "fps not in the files"
+        rate = f"{self.fps:.6g} fps" if self.fps else "fps unknown"
         return " · ".join([size, span, rate])
 
     @property

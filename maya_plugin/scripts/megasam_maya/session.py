@@ -491,6 +491,7 @@ class Session:
         if task is self._task:
             self._task = None
             self._tell(ended)
+            self._asked_status = 0.0  # its queue is another one now
             if self._ends_when_submitted:
                 self._end()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -27,8 +28,8 @@ _REASONS = {
 
 def run_job(job: SolveJob, progress: Progress) -> dict:
     files = sorted(job.plate.iterdir()) if job.plate.is_dir() else [job.plate]
-    text = files[0].read_bytes()[:200].split(b"\0")[0].decode()
-    orders = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    said = re.findall(rb"(\w+)=([^\s\0]+)", files[0].read_bytes()[:300])
+    orders = {name.decode(): value.decode() for name, value in said}
     count = int(orders.get("frames", len(files)))
     pause = float(orders.get("pause", 0.0))
     _run_stages(progress, count, pause, orders.get("hold", ""))

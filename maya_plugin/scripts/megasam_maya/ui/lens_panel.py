@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megasam_shared.errors import MegasamError
 from megasam_shared.settings import FIELDS
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -58,14 +58,11 @@ class LensPanel(QGroupBox):
 
     def _lay_out(self) -> None:
         form = QFormLayout(self)
-        back = QHBoxLayout()
-        back.addWidget(self.film_back, 1)
-        back.addWidget(self.width_mm)
         focal = QHBoxLayout()
         focal.addWidget(self.mode)
         focal.addWidget(self.focal, 1)
-        form.addRow("Film &back", back)
-        form.labelForField(back).setBuddy(self.film_back)
+        form.addRow("Film &back", self.film_back)
+        form.addRow("&Width", self.width_mm)
         form.addRow("F&ocal length", focal)
         form.labelForField(focal).setBuddy(self.mode)
         form.addRow("", self.refine)
@@ -80,7 +77,11 @@ class LensPanel(QGroupBox):
         self.film_back.clear()
         self.film_back.addItem(_CUSTOM, None)
         for preset in presets:
-            self.film_back.addItem(preset.label, preset)
+            self.film_back.addItem(preset.name, preset)
+            size = f"{preset.width_mm:g} x {preset.height_mm:g} mm"
+            self.film_back.setItemData(
+                self.film_back.count() - 1, size, Qt.ItemDataRole.ToolTipRole
+            )
         self._show_preset_of_width()
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QFormLayout,
     QGroupBox,
@@ -56,7 +56,7 @@ class PlatePanel(QGroupBox):
         self.all_frames.setToolTip("Solve the whole plate")
         self.lands_on = QSpinBox(maximum=_MOST, minimum=-_MOST, enabled=False)
         self.lands_on.setToolTip(f"{in_scene} frame of the first solved frame")
-        self.mapping = QLabel()
+        self.mapping = QLabel(wordWrap=True)
         self.masks = PathField("masks", "Optional: white is left out")
         self.masks_found = QLabel(wordWrap=True)
         self.masks_found.hide()
@@ -66,24 +66,24 @@ class PlatePanel(QGroupBox):
     def _lay_out(self) -> None:
         form = QFormLayout(self)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        picker = QHBoxLayout()
-        picker.addWidget(self.picker, 1)
-        picker.addWidget(self.from_camera)
+        found = QHBoxLayout()
+        found.addWidget(self.found, 1)
+        found.addWidget(self.from_camera, 0, Qt.AlignmentFlag.AlignTop)
         frames = QHBoxLayout()
         frames.addWidget(self.first, 1)
         frames.addWidget(QLabel("to"))
         frames.addWidget(self.last, 1)
         frames.addWidget(self.all_frames)
         lands = QHBoxLayout()
-        lands.addWidget(self.lands_on, 1)
-        lands.addWidget(self.mapping, 2)
-        form.addRow("&Plate", picker)
-        form.labelForField(picker).setBuddy(self.picker)
-        form.addRow("", self.found)
+        lands.addWidget(self.lands_on)
+        lands.addWidget(self.mapping, 1)
+        form.addRow("&Plate", self.picker)
+        form.addRow("", found)
         form.addRow("", self.missing)
         form.addRow("&Frames", frames)
         form.labelForField(frames).setBuddy(self.first)
-        form.addRow("Starts at", lands)
+        form.addRow("S&tarts at", lands)
+        form.labelForField(lands).setBuddy(self.lands_on)
         form.addRow("Mas&ks", self.masks)
         form.addRow("", self.masks_found)
         form.setRowVisible(self.missing, False)

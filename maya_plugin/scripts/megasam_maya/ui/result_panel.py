@@ -60,7 +60,8 @@ class ResultPanel(QWidget):
         self.verdict.setText(f"{quality.headline} \u2014 {quality.rms_px:.2f} px RMS")
         set_text_colour(self.verdict, verdict_colour(self, quality.verdict))
         facts = [f"{label.lower()} {text}" for label, text in quality.facts]
-        self.numbers.setText(" \u00b7 ".join(facts))
+        # Lines break between facts, not inside them.
+        self.numbers.setText(" \u00b7 ".join(fact.replace(" ", "\u00a0") for fact in facts))
         set_text_colour(self.numbers, colours_of(self).quiet)
         self.graph.show_errors(quality.frames, quality.errors, quality.rms_px)
         self.words.setText("\n".join(_lines(quality)))
