@@ -95,7 +95,7 @@ def compute_network_flow(
         ahead.update(zip(sources, forward.low, strict=True))
         back.update(zip(targets, backward.low, strict=True))
         there, home = (resize_flow(flow.full, height, width) for flow in (forward, backward))
-        trusted = (consistent(there, home), consistent(home, there))
+        trusted = (_trusted(there, home), _trusted(home, there))
         for flows in zip(there, trusted[0], home, trusted[1], strict=True):
             flow_there, trust_there, flow_home, trust_home = (x.cpu().numpy() for x in flows)
             store.append(flow_there, trust_there)
@@ -103,6 +103,19 @@ def compute_network_flow(
         done += len(pairs)
         report(done, len(edges))
     return store
+
+
+def _trusted(forward: Tensor, backward: Tensor) -> Tensor:
+    """Bool [B,h,w]: the round trip leads home, and stays within the picture.
+
+    The reference trusts what leaves the picture by less than a pixel, because outside the way back
+    counts as zero; the depths that it is compared with there are zeros, too.
+    """
+    height, width = forward.shape[2:]
+    x = torch.arange(width, device=forward.device) + forward[:, 0]  # [B,h,w]
+    y = torch.arange(height, device=forward.device)[:, None] + forward[:, 1]  # [B,h,w]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return inside & consistent(forward, backward)
 
 
 def open_network_flow(folder: Path, size: tuple[int, int]) -> FlowStore:

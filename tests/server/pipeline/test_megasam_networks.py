@@ -1,0 +1,107 @@
+"""The engine megasam with the real networks and random weights, from checkpoint files to results."""
+
+from __future__ import annotations
+
+import json
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from megasam_server.checkpoints import architectures  # noqa: E402
+from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE  # noqa: E402
+from megasam_server.checkpoints.registry import find_checkpoint  # noqa: E402
+from megasam_server.checkpoints.selection import select_checkpoints  # noqa: E402
+from megasam_server.export.result_folder import ResultFolder  # noqa: E402
+from megasam_server.pipeline import run  # noqa: E402
+from megasam_server.pipeline.job import SolveJob  # noqa: E402
+from megasam_server.pipeline.networks import CheckpointNetworks  # noqa: E402
+from megasam_server.pipeline.progress import SilentProgress  # noqa: E402
+from megasam_shared.errors import MegasamError  # noqa: E402
+from megasam_shared.extrinsics import validate_extrinsics  # noqa: E402
+from megasam_shared.settings import SolveSettings  # noqa: E402
+
+from tests.server.checkpoints.published import facts_of, published  # noqa: E402
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """Write checkpoints of random weights; gives their facts for the table."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def write(*names: str) -> dict:
+        facts = {}
+        for name in names:
+            torch.manual_seed(4)
+            checkpoint = find_checkpoint(name)
+            architecture = architectures.ARCHITECTURES[checkpoint.network]
+            state = architecture.to_official(architecture.build().state_dict())
+            path = folder / checkpoint.files[0].name
+            if path.suffix == ".safetensors":
+                from safetensors.torch import save_file
+
+                save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, path)
+            else:
+                torch.save(dict(state), path)
+            facts[path.name] = facts_of(path)
+        return facts
+
+    return write
+
+
+def test_a_network_is_there_while_it_is_borrowed_and_its_weights_are_gone_after(checkpoints):
+    facts = checkpoints("raft_things", "megasam")
+    with published(facts):
+        networks = CheckpointNetworks(select_checkpoints(SolveSettings()))
+        assert networks.identity("mono_depth") is None
+        first = networks.identity("flow")
+        assert "raft_things" in first
+        with networks.borrow("flow") as network:
+            weights = [weakref.ref(tensor.untyped_storage()) for tensor in network.parameters()]
+            features = network.encode(torch.zeros(1, 3, 128, 128, dtype=torch.uint8))
+            assert features.fmap.shape == (1, 256, 16, 16)
+        assert all(storage() is None for storage in weights)
+        assert {p.device.type for p in network.parameters()} == {"meta"}
+        assert networks.identity("flow") == first
+
+
+def solve(room_clip, tmp_path, name: str, **settings) -> tuple[dict, ResultFolder]:
+    job = SolveJob(
+        room_clip.movie,
+        None,
+        SolveSettings(tracking_resolution=160, cvd_iterations=4, **settings),
+        tmp_path / name / "work",
+        tmp_path / name / "results",
+        tmp_path / "stage cache",
+    )
+    job.work_dir.mkdir(parents=True)
+    return run.run_job(job, SilentProgress()), ResultFolder(job.results_dir)
+
+
+@pytest.mark.slow
+def test_from_checkpoint_files_to_a_complete_result_folder(room_clip, checkpoints, tmp_path):
+    """Random weights see nothing: what counts is that all of it runs, and that nobody is misled."""
+    names = ("megasam", "raft_things", "depth_anything_v2_vits", "unidepth_v2_vits")
+    with published(checkpoints(*names)):
+        try:
+            result, folder = solve(
+                room_clip, tmp_path, "a", engine="auto", last_frame=4, metric_depth_every=4
+            )
+        except MegasamError as error:
+            pytest.fail(f"{error.code}: {error.message}")
+        quality = json.loads(folder.quality.read_text())
+    extrinsics = json.loads(folder.camera_extrinsics.read_text())
+    validate_extrinsics(extrinsics)
+    assert extrinsics["source"] == "MegaSAM"
+    assert extrinsics["num_frames"] == 4
+    assert np.isfinite(extrinsics["matrix_c2w"]).all()
+    for images in (folder.depth, folder.masks):
+        assert len(list(images.iterdir())) == 4
+    assert result["quality"]["verdict"] != "good", "nobody can solve with random weights"
+    assert {entry["licence"] for entry in quality["checkpoint_licences"]} >= {"CC-BY-NC-4.0"}
+    print(result["status"], result["quality"]["reasons"], result["timings"]["seconds"])
