@@ -44,8 +44,7 @@ def main() -> None:
 def one(palette: str, scale: str, folder: Path) -> None:
     from megasam_maya.ui.dialog import SolveDialog
     from megasam_maya.ui.theme import use_palette
-    from PySide6.QtCore import Qt
-    from PySide6.QtGui import QImage
+    from PIL import Image
     from PySide6.QtWidgets import QApplication
 
     from tests.server.service.serving import Serving
@@ -66,10 +65,12 @@ def one(palette: str, scale: str, folder: Path) -> None:
     def take(state: str) -> None:
         application.processEvents()
         suffix = "" if scale == "1" else f"@{scale}x"
-        # 256 colours are enough, and a third of the size.
-        flat = Qt.ImageConversionFlag.AvoidDither
-        picture = dialog.grab().toImage().convertToFormat(QImage.Format.Format_Indexed8, flat)
-        picture.save(str(folder / f"dialog_{state}_{palette}{suffix}.png"), quality=0)
+        file = folder / f"dialog_{state}_{palette}{suffix}.png"
+        dialog.grab().save(str(file))
+        # 128 colours are enough, and a third of the size.
+        with Image.open(file) as picture:
+            small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        small.save(file, optimize=True)
 
     with Serving(work / "state", job_function=JOB_FUNCTION) as server:
         dialog = SolveDialog(_SceneOfThePictures(), server=server.address)

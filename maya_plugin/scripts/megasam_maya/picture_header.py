@@ -97,7 +97,7 @@ def _exr(file: BinaryIO) -> Header | None:
         if name == b"displayWindow":
             left, top, right, bottom = struct.unpack_from("<4i", data, value)
             size = (right - left + 1, bottom - top + 1)
-        elif name == b"framesPerSecond" and length == 8:
+        elif name.lower() == b"framespersecond" and length == 8:
             above, below = struct.unpack_from("<iI", data, value)
             fps = above / below if below else None
         position = value + length

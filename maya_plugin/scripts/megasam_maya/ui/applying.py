@@ -109,7 +109,8 @@ class Applying(QObject):
         record = self._record
         film_back = dict(record.values or {}).get("film_back_mm", 0.0) if record else 0.0
         options = self.panel.options(camera, self.frame_offset, float(film_back))
-        plate = Path(record.plate) if record is not None else None
+        # A plate that is gone must not keep a camera out of the scene.
+        plate = Path(record.plate) if record is not None and options.image_plane else None
         shot = read_shot(self._folder, plate, record.job if record is not None else "")
         applied = apply_shot(shot, options, self._host)
         lines = [f"{'Updated' if applied.replaced else 'Made'} {applied.camera_path}."]

@@ -47,6 +47,7 @@ from megasam_maya.session_events import (
 from megasam_maya.ui.applying import Applying
 from megasam_maya.ui.jobs_panel import JobsPanel
 from megasam_maya.ui.lens_panel import LensPanel
+from megasam_maya.ui.level_panel import LevelPanel
 from megasam_maya.ui.message_bar import MessageBar
 from megasam_maya.ui.path_field import PathField
 from megasam_maya.ui.plate_panel import PlatePanel
@@ -98,6 +99,7 @@ class SolveDialog(QWidget):
         self.jobs = JobsPanel()
         self.message = MessageBar()
         self.applying = Applying(host, self)
+        self.level = LevelPanel(host) if host is not None else None
         self.solve_button = QPushButton("&Solve", default=True)
         self.cancel_button = QPushButton("&Cancel", enabled=False)
         self.tabs = QTabWidget(documentMode=True)
@@ -153,6 +155,8 @@ class SolveDialog(QWidget):
         right.addWidget(self.applying.panel)
         self.tabs.addTab(self.progress, "Pro&gress")
         self.tabs.addTab(quality, "&Quality")
+        if self.level is not None:
+            self.tabs.addTab(self.level, "Le&vel")
         self.tabs.addTab(self.jobs, "&Jobs")
         splitter = QSplitter(Qt.Orientation.Horizontal)
         splitter.setChildrenCollapsible(False)
@@ -183,6 +187,9 @@ class SolveDialog(QWidget):
         self.jobs.wants_folder.connect(self._choose_folder)
         self.applying.failed.connect(self.message.show_error)
         self.applying.told.connect(self.message.show_text)
+        if self.level is not None:
+            self.level.failed.connect(self.message.show_error)
+            self.level.told.connect(self.message.show_text)
         self.solve_button.clicked.connect(self.solve)
         self.cancel_button.clicked.connect(self.cancel)
         QShortcut(QKeySequence("Ctrl+Return"), self, self.solve_button.click)
