@@ -45,3 +45,18 @@ def test_a_plate_like_a_ribbon_is_an_error():
     with pytest.raises(MegasamError) as caught:
         FrameSize.of_plate(4000, 200)
     assert caught.value.code == "frame_too_narrow"
+
+
+@pytest.mark.parametrize(
+    "plate", [(1920, 1080), (1280, 720), (1080, 1920), (2048, 858), (640, 480)]
+)
+def test_nothing_is_cropped_from_the_whole_plate_and_the_area_stays(plate):
+    size = FrameSize.of_whole_plate(*plate, resolution=384)
+    assert size.resized == size.cropped
+    assert all(side % 8 == 0 for side in size.cropped)
+    assert size.cropped[0] * size.cropped[1] == pytest.approx(384 * 512, rel=0.03)
+    across, down = (side / full for side, full in zip(size.cropped, plate, strict=True))
+    assert across / down == pytest.approx(1, abs=0.025)
+    with pytest.raises(MegasamError) as error:
+        FrameSize.of_whole_plate(4000, 200, resolution=160)
+    assert error.value.code == "frame_too_narrow"
