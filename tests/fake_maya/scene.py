@@ -253,7 +253,7 @@ class Scene:
         }
         for plug, source in list(self.sources.items()):
             if plug[0] in doomed or source[0] in doomed:
-                self.disconnect(plug)
+                self.disconnect(plug, although_locked=plug[0] in doomed)
         for each in reversed(doomed):
             index = self.nodes.index(each)
             self.edit(
@@ -334,10 +334,11 @@ class Scene:
             lambda: self.sources.__setitem__(driven, source), lambda: self.sources.pop(driven)
         )
 
-    def disconnect(self, driven: Plug) -> None:
+    def disconnect(self, driven: Plug, although_locked: bool = False) -> None:
         source = self.sources[driven]
         attribute = self.find_attribute(*driven)
-        if attribute is not None and self.is_locked(driven[0], attribute):
+        is_locked = attribute is not None and self.is_locked(driven[0], attribute)
+        if is_locked and not although_locked:
             raise RuntimeError(f"The attribute '{driven[0].name}.{driven[1]}' is locked.")
         self.edit(
             lambda: self.sources.pop(driven), lambda: self.sources.__setitem__(driven, source)

@@ -428,9 +428,24 @@ class MayaHost:
         return x / factor, y / factor, z / factor
 
     def selected_positions(self) -> list[tuple[float, float, float]]:
-        """Positions (cm) of the selected transforms and components, in the order of selection."""
+        """Positions (cm) of the selected transforms and components, in the order of selection;
+        cameras are left out."""
         selected = cmds.ls(orderedSelection=True, long=True, flatten=True) or []
-        return [self.world_position(node) for node in selected]
+        return [self.world_position(node) for node in selected if not self._is_camera(node)]
+
+    def selection(self) -> list[str]:
+        """Full paths of what is selected."""
+        return cmds.ls(selection=True, long=True) or []
+
+    def cameras(self) -> list[str]:
+        """Full paths of the transforms of all cameras."""
+        shapes = cmds.ls(type="camera", long=True) or []
+        return [shape.rpartition("|")[0] for shape in shapes]
+
+    def _is_camera(self, node: str) -> bool:
+        return "." not in node and (
+            cmds.nodeType(node) == "camera" or self.shape(node, "camera") is not None
+        )
 
     # The session ------------------------------------------------------------------------------
 
@@ -447,6 +462,9 @@ class MayaHost:
     def go_to_frame(self, frame: float) -> None:
         """Move the time line, because the artist asked for it."""
         cmds.currentTime(frame, edit=True)
+
+    def current_frame(self) -> float:
+        return cmds.currentTime(query=True)
 
     def scene_file(self) -> str:
         """Path of the scene; empty when it was never saved."""

@@ -24,7 +24,6 @@ from megasam_maya.scene.placement import (
     cross,
     dot,
     placement_from_rotate,
-    rotation_about,
     rotation_between,
     scaled,
     subtracted,
@@ -121,13 +120,6 @@ def set_distance(
     placement, group = _placement(host, camera)
     scale = Placement(scale=distance_cm / now)
     _place(host, "distance", group, scale.after(placement))
-
-
-def turn_about_up(host: MayaHost, camera: str, degrees: float) -> None:
-    """Turn the shot about the world's vertical axis, to face where the set does."""
-    placement, group = _placement(host, camera)
-    turn = Placement(rotation_about(_UP, math.radians(degrees)))
-    _place(host, "turn", group, turn.after(placement))
 
 
 def bake_down(host: MayaHost, camera: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, degrees, radians, sin
+from math import degrees, radians
 
 from megasam_shared.coordinates import Vector3
 from megasam_shared.rotations import (
@@ -69,12 +69,6 @@ def about(centre: Vector3, rotation: Matrix3 = _UNTURNED, scale: float = 1.0) ->
     """Turn and scale about a point that stays."""
     moved = scaled(turned(rotation, centre), -scale)
     return Placement(rotation, scale, added(centre, moved))
-
-
-def rotation_about(axis: Vector3, angle: float) -> Matrix3:
-    """Turn by ``angle`` (radians) about a direction."""
-    x, y, z = scaled(unit(axis), sin(angle / 2))
-    return rotation_from_quaternion_xyzw((x, y, z, cos(angle / 2)))
 
 
 def rotation_between(source: Vector3, target: Vector3) -> Matrix3:

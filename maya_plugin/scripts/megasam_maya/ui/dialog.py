@@ -149,12 +149,12 @@ class SolveDialog(QWidget):
         bar = left.verticalScrollBar().sizeHint().width()
         left.setMinimumWidth(inputs.minimumSizeHint().width() + bar)
         left.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        quality = QWidget()
-        right = QVBoxLayout(quality)
+        self._quality = QWidget()
+        right = QVBoxLayout(self._quality)
         right.addWidget(self.result, 1)
         right.addWidget(self.applying.panel)
         self.tabs.addTab(self.progress, "Pro&gress")
-        self.tabs.addTab(quality, "&Quality")
+        self.tabs.addTab(self._quality, "&Quality")
         if self.level is not None:
             self.tabs.addTab(self.level, "Le&vel")
         self.tabs.addTab(self.jobs, "&Jobs")
@@ -233,6 +233,7 @@ class SolveDialog(QWidget):
 
     def connect_to(self, address: str) -> None:
         self._address = address
+        self.server.address.setEditText(address)
         self._session.connect(address)
 
     def solve(self) -> None:
@@ -377,7 +378,7 @@ class SolveDialog(QWidget):
             return
         self.result.show_quality(event.quality)
         self.applying.show_result(event.folder, event.quality, self._record)
-        self.tabs.setCurrentIndex(1)
+        self.tabs.setCurrentWidget(self._quality)
 
     def _notice(self, event: ServerNotice) -> None:
         self.message.show_error(event.error)
@@ -402,7 +403,7 @@ class SolveDialog(QWidget):
     def _begin(self, headline: str) -> None:
         self.message.hide()
         self.progress.start(headline)
-        self.tabs.setCurrentIndex(0)
+        self.tabs.setCurrentWidget(self.progress)
         self._set_busy(True)
 
     def _set_busy(self, busy: bool) -> None:
