@@ -1,5 +1,5 @@
 # Readable for Python 2.7 and 3.x alike, so that an old one can say what it lacks.
-# ruff: noqa: UP031, UP036
+# ruff: noqa: C402, UP031, UP036
 """Installs MegaSAM for Maya.
 
 Drag this file into Maya's viewport, or run it with any Python 3.9 or newer, mayapy included:
@@ -61,7 +61,8 @@ def onMayaDroppedPythonFile(*_unused):  # noqa: N802 - Maya looks for this name
         cmds.waitCursor(state=False)
     if "error" in outcome:
         lines = [outcome["error"]["message"], outcome["error"]["hint"]]
-    elif "megasam_maya" in sys.modules:
+    elif "megasam_shared" in sys.modules:
+        # The plug-in or the window of another version is in use.
         lines = [outcome["messages"][0], "Restart Maya to use it."]
     else:
         lines = [outcome["messages"][0], _start(outcome["module_root"])]
@@ -69,14 +70,15 @@ def onMayaDroppedPythonFile(*_unused):  # noqa: N802 - Maya looks for this name
 
 
 def _run_installer(arguments):
+    # type: (list) -> dict
     """The installer's outcome as a dict, from a mayapy that knows nothing of this session."""
     name = "mayapy.exe" if sys.platform == "win32" else "mayapy"
     mayapy = os.path.join(os.environ.get("MAYA_LOCATION", ""), "bin", name)
-    kept = {k: v for k, v in os.environ.items() if not k.upper().startswith("PYTHON")}
+    kept = dict((k, v) for k, v in os.environ.items() if not k.upper().startswith("PYTHON"))
     kept["PYTHONIOENCODING"] = "utf-8"
     no_window = 0x08000000 if sys.platform == "win32" else 0
     try:
-        done = subprocess.Popen(
+        process = subprocess.Popen(
             [mayapy, "-s", "-B", os.path.join(HERE, "install_maya.py")] + arguments,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,14 +86,20 @@ def _run_installer(arguments):
             env=kept,
             creationflags=no_window,
         )
-        out, said = (stream.decode("utf-8", "replace") for stream in done.communicate())
-        return json.loads(out)
+        out, said = process.communicate()
     except OSError as error:
-        why = "%s cannot be started: %s." % (mayapy, error)
+        return _failure("%s cannot be started: %s." % (mayapy, error))
+    try:
+        return json.loads(out.decode("utf-8"))
     except ValueError:
-        why = "The installer stopped: %s" % (said.strip() or "it said nothing.")
+        why = said.decode("utf-8", "replace").strip() or "it said nothing."
+        return _failure("The installer stopped: " + why)
+
+
+def _failure(message):
+    # type: (str) -> dict
     hint = "Run install_maya.py in a terminal to see more."
-    return {"error": {"code": "no_installer", "message": why, "hint": hint}}
+    return {"error": {"code": "no_installer", "message": message, "hint": hint}}
 
 
 def _start(module_root):

@@ -27,14 +27,12 @@ class NewFile:
     content: bytes
 
 
-def contents(
-    checkout: Path, wheelhouse: Path | None, targets: list[wheels.Target]
-) -> list[NewFile]:
+def contents(checkout: Path, wheelhouse: Path, targets: list[wheels.Target]) -> list[NewFile]:
     """Every file of the module folder, the manifest last.
 
     Args:
         checkout: the folder with maya_plugin/ and shared/.
-        wheelhouse: the folder with wheels.
+        wheelhouse: the folder with wheels of pyzmq and msgpack for all targets.
 
     Raises:
         MegasamError: ``no_source``, ``no_wheel`` or ``damaged_wheel``.
@@ -55,7 +53,7 @@ def contents(
     ]
     if (checkout / "LICENSE").is_file():
         files.append(NewFile("LICENSE", (checkout / "LICENSE").read_bytes()))
-    for target in targets if wheelhouse is not None else ():
+    for target in targets:
         for distribution, _, floor in REQUIRED:
             wheel = wheels.pick(wheelhouse, distribution, floor, target)
             files += [
