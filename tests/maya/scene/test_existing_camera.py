@@ -30,6 +30,8 @@ def test_an_artists_camera_is_made_plain_keyed_and_moved_into_the_group(
         cmds.setKeyframe(f"{shot_camera}.translateX", time=frame, value=frame)
         cmds.setKeyframe(f"{shape}.focalLength", time=frame, value=50)
         cmds.setKeyframe(f"{shape}.horizontalFilmOffset", time=frame, value=0.1)
+        # Plain at the current frame, and not at others.
+        cmds.setKeyframe(f"{shape}.preScale", time=frame, value=max(1, frame / 1000))
     uuid = cmds.ls(shot_camera, uuid=True)[0]
     before = maya.snapshot()
     made = apply_shot(shot, ApplyOptions(camera=shot_camera, lock=False), host)

@@ -208,4 +208,12 @@ def _require_writable(host: MayaHost, transform: str, shape: str, record: Record
 
 
 def _deviating(host: MayaHost, node: str, plain: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in plain.items() if host.get(f"{node}.{name}") != value}
+    """What is not plain now, or may not be at other frames because something drives it."""
+    incoming = host.incoming(node)
+    return {
+        name: value
+        for name, value in plain.items()
+        if name in incoming
+        or _FROM_COMPOUND.get(name) in incoming
+        or host.get(f"{node}.{name}") != value
+    }
