@@ -254,11 +254,11 @@ class Commands(AttributeCommands, CameraCommands):
         )
         return self._scene.short_name(node)
 
-    def duplicate(self, original: str, *, name: str = "", returnRootsOnly: bool = False):  # noqa: N803
-        source = self._scene.node(original)
-        copied = self._copy(source, name or source.name, source.parent)
-        self._scene.select([copied])
-        return [self._scene.short_name(copied)]
+    def duplicate(self, *originals: str, name: str = "", returnRootsOnly: bool = False):
+        sources = [self._scene.node(original) for original in originals]
+        copies = [self._copy(source, name or source.name, source.parent) for source in sources]
+        self._scene.select(copies)
+        return [self._scene.short_name(copied) for copied in copies]
 
     def _copy(self, source: Node, name: str, parent: Node | None) -> Node:
         copied = self._scene.create(source.type, name, parent)

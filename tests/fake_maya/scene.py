@@ -240,7 +240,7 @@ class Scene:
             taken = {n.name for n in self.nodes}
         stem, number = re.fullmatch(r"(.*?)(\d*)", plain).groups()
         while plain in taken:
-            number = str(int(number or 0) + 1)
+            number = str(int(number or 0) + 1).zfill(len(number))
             plain = f"{stem}{number}"
         return plain
 

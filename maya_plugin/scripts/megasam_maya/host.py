@@ -153,12 +153,12 @@ class MayaHost:
             self._edits += 1
         return self.path(created)
 
-    def duplicate(self, node: str, name: str) -> str:
-        """A copy of a transform with its shapes, beside it; returns its name."""
-        with self._asking(f"duplicate {node}"):
-            copies = cmds.duplicate(node, name=name, returnRootsOnly=True)
+    def duplicate(self, nodes: Sequence[str]) -> list[str]:
+        """Copies of transforms with their shapes, beside them, in one call; their names."""
+        with self._asking(f"duplicate {nodes[0]}"):
+            copies = cmds.duplicate(*nodes, returnRootsOnly=True)
             self._edits += 1
-        return copies[0]
+        return copies
 
     def delete(self, *nodes: str) -> None:
         with self._asking(f"delete {', '.join(nodes)}"):

@@ -221,6 +221,7 @@ def test_a_thousand_frames_cost_no_call_for_each_key(maya, host, tmp_path, recor
     print(dict(maya.calls.most_common()))
     record_property("maya_cmds_calls", total)
     record_property("seconds", seconds)
-    assert maya.calls["duplicate"] == 299  # Maya has no bulk call for locators: two for each
-    assert total - 2 * 299 < 250
+    # Maya has no call that places many locators: one for each.
+    assert maya.calls["duplicate"] <= 9
+    assert total - 300 < 200
     assert seconds < 5

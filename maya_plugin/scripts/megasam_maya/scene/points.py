@@ -65,11 +65,11 @@ def _locators(
     first = host.create("transform", f"{name}_point_001", node)
     locator = host.create("locator", f"{name}_point_001Shape", first)
     host.set(f"{locator}.localScale", (size, size, size))
-    host.set_length(f"{first}.translate", positions[0])
-    # Maya has no call for many locators: a copy and a position is the least for each.
-    for number, position in enumerate(positions[1:], start=2):
-        copy = host.duplicate(first, f"{name}_point_{number:03d}")
-        host.set_length(f"{copy}.translate", position)
+    locators = [first]
+    while len(locators) < len(positions):  # twice as many with each call
+        locators += host.duplicate(locators[: len(positions) - len(locators)])
+    for each, position in zip(locators, positions, strict=True):
+        host.set_length(f"{each}.translate", position)
     return node, []
 
 
