@@ -1,6 +1,6 @@
 """A Maya session into which install_maya.py is dropped: run by a test, in a process of its own.
 
-Reads from argv[1] a JSON map: checkout, app_dir, version, drops. Builds on the stand-in for Maya,
+Reads from argv[1] a JSON map: checkout, app_dir, version, drops, batch. Builds on the stand-in for Maya,
 with the commands of windows and plug-ins added; prints what the artist saw.
 """
 
@@ -18,8 +18,8 @@ from tests.fake_maya import running_maya
 class Session:
     """Windows, plug-ins and their menus; unknown flags are TypeErrors, as they are in Maya."""
 
-    def __init__(self, app_dir: str, version: str) -> None:
-        self._app_dir, self._version = app_dir, version
+    def __init__(self, app_dir: str, version: str, batch: bool) -> None:
+        self._app_dir, self._version, self._batch = app_dir, version, batch
         self.dialogs: list[str] = []
         self.busy: list[bool] = []
         self.menus: dict[str, list[str]] = {}
@@ -74,7 +74,8 @@ class Session:
             def deregisterCommand(self, name: str) -> None:  # noqa: N802
                 del session.commands[name]
 
-        state = SimpleNamespace(kInteractive=0, kBaseUIMode=2, mayaState=lambda: 0)
+        current = 1 if session._batch else 0
+        state = SimpleNamespace(kInteractive=0, kBaseUIMode=2, mayaState=lambda: current)
         return SimpleNamespace(
             MFnPlugin=MFnPlugin, MGlobal=state, MPxCommand=object, MArgList=object, MObject=object
         )
@@ -92,7 +93,7 @@ def main(wish: dict) -> dict:
     parts = ("maya_plugin", "shared", "solver_server")
     sys.path = [p for p in sys.path if not p.endswith(parts) and "maya_plugin" not in p]
     with running_maya():
-        session = Session(wish["app_dir"], wish["version"])
+        session = Session(wish["app_dir"], wish["version"], wish["batch"])
         cmds, api = sys.modules["maya.cmds"], sys.modules["maya.api.OpenMaya"]
         for name in ("about", "internalVar", "waitCursor", "confirmDialog", "loadPlugin"):
             setattr(cmds, name, getattr(session, name))

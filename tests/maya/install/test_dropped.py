@@ -20,12 +20,13 @@ def drop(newer_checkout, app_dir, wheelhouse, make_mayapy):
     """Drop the file some times into a session; what the artist saw."""
     shutil.copytree(wheelhouse, newer_checkout / "wheelhouse")
 
-    def drop(drops: int = 1, version: str = "2026", location=None) -> dict:
+    def drop(drops: int = 1, version: str = "2026", location=None, batch=False) -> dict:
         wish = {
             "checkout": str(newer_checkout),
             "app_dir": str(app_dir),
             "version": version,
             "drops": drops,
+            "batch": batch,
         }
         location = location or make_mayapy("2026")
         done = subprocess.run(
@@ -60,6 +61,11 @@ def test_a_second_drop_into_the_same_session_asks_for_a_restart(drop, app_dir):
     seen = drop(drops=2)
     assert "Restart Maya" in seen["dialogs"][1]
     assert (app_dir / "modules" / "MegaSAM" / "0.2.0-2").is_dir()
+
+
+def test_without_windows_the_plug_in_loads_without_a_menu(drop):
+    seen = drop(batch=True)
+    assert seen["commands"] == ["megasam"] and seen["menus"] == {}
 
 
 def test_a_drop_into_an_unsupported_maya_says_so(drop, app_dir):

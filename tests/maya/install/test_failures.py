@@ -128,6 +128,18 @@ def test_an_installer_killed_in_the_middle_leaves_what_maya_sees(installed, make
     assert not installed.app_dir.exists()
 
 
+def test_what_a_killed_first_install_left_can_be_uninstalled(installer, make_mayapy, tmp_path):
+    location = make_mayapy("2026", before="kill -9 $PPID")
+    installer.run(
+        *("--wheelhouse", str(installer.wheelhouse), "--maya", "2026"),
+        environment={"MAYA_LOCATION": str(location)},
+    )
+    assert not installer.mod.exists() and list(installer.app_dir.rglob("*.py"))
+    assert installer.run("--uninstall").returncode == 0
+    assert not [path for path in installer.app_dir.rglob("*") if path.is_file()]
+    assert not (installer.mod.parent / "MegaSAM").exists()
+
+
 def test_libraries_in_use_stop_an_uninstall_before_anything_is_broken(installed, monkeypatch):
     modules = installed.mod.parent
     root = mod_reader.start(installed.mod, "2026", SYSTEM).modules[0].root

@@ -192,7 +192,9 @@ def installed_files(modules: Path, mayas: list[str] | None) -> list[Path]:
     ]
     if not used:
         paths += [modules / FOLDER / _STATE, modules / mod_file.FILE_NAME]
-    return [path for path in paths if path.exists()]
+        # An install that was killed.
+        paths += (modules / FOLDER).glob(f"{_STAGING}*/**/*")
+    return [path for path in paths if path.is_file()]
 
 
 def read_state(modules: Path) -> State | None:
