@@ -67,9 +67,11 @@ def one(palette: str, scale: str, folder: Path) -> None:
         suffix = "" if scale == "1" else f"@{scale}x"
         file = folder / f"dialog_{state}_{palette}{suffix}.png"
         dialog.grab().save(str(file))
-        # 128 colours are enough, and a third of the size.
+        # 256 colours are enough, and a third of the size; the rare ones must be among them.
         with Image.open(file) as picture:
-            small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            small = picture.convert("RGB").quantize(
+                256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
         small.save(file, optimize=True)
 
     with Serving(work / "state", job_function=JOB_FUNCTION) as server:

@@ -472,10 +472,13 @@ class Session:
             folder = Path(task.record.folder)
             shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
             self._fail(task, _job_cancelled())
-        elif task.record is not None:
+        elif task.record is None:
+            self._fail(task, _job_cancelled())
+        elif self._client is not None and self._client.connected:
             self._cancel_job(task)
         else:
-            self._fail(task, _job_cancelled())
+            # Nobody can be told; the dialog is free for other work all the same.
+            self._fail(task, _not_cancelled(task.record))
 
     def _cancel_job(self, task: _Task) -> None:
         client, record = self._client, task.record
@@ -515,6 +518,14 @@ def _append(events: list[SessionEvent], event: SessionEvent) -> None:
 def _no_server() -> MegasamError:
     return MegasamError(
         "server_not_reachable", "There is no server.", "Enter its address and press Connect."
+    )
+
+
+def _not_cancelled(record: JobRecord) -> MegasamError:
+    return MegasamError(
+        "job_not_cancelled",
+        f"The server at {record.server} does not answer: {record.name} may still run there.",
+        "When it is back, open the job from Jobs and cancel it.",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import time
 
+from megasam_maya.job_history import JobHistory, JobRecord
+
 from tests.maya.ui.conftest import JOB_FUNCTION
 from tests.server.service.serving import Serving
 
@@ -51,6 +53,29 @@ def test_no_server_says_so_and_closing_does_not_wait(qtbot, open_dialog):
     dialog.shut_down()
     assert time.monotonic() - began < 1.0
     assert not session.alive
+
+
+def test_a_job_on_a_server_that_is_gone_does_not_hold_the_dialog(qtbot, open_dialog):
+    gone = f"tcp://127.0.0.1:{free_port()}"
+    record = JobRecord("a" * 32, gone, "sh010", "/plate", "/none", 100.0, state="running")
+    JobHistory().add(record)
+    dialog = open_dialog("")
+    assert dialog.server.address.currentText() == gone
+    assert dialog.cancel_button.isEnabled()
+    began = time.monotonic()
+    dialog.cancel_button.click()
+    qtbot.waitUntil(lambda: not dialog.cancel_button.isEnabled(), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "may still run there" in dialog.message.text.text(), timeout=PATIENCE)
+    assert time.monotonic() - began < 1.0
+    assert JobHistory().records() == [record]
+
+
+def test_a_dialog_for_one_server_does_not_look_for_jobs_of_another(open_dialog):
+    record = JobRecord("a" * 32, "tcp://gpu07:5599", "sh010", "/p", "/none", 1.0, state="running")
+    JobHistory().add(record)
+    dialog = open_dialog(f"127.0.0.1:{free_port()}")
+    assert not dialog.cancel_button.isEnabled()
+    assert dialog.server.address.currentText().startswith("tcp://127.0.0.1:")
 
 
 def test_an_address_that_is_none_is_said_as_such(qtbot, open_dialog):

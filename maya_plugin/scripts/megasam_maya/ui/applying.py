@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from megasam_maya.shot import read_shot
 from megasam_maya.solve_quality import SolveQuality
 from megasam_maya.ui.apply_panel import ApplyPanel, no_camera_selected
 from megasam_maya.ui.files_panel import FilesPanel
+
+_log = logging.getLogger(__name__)
 
 
 class Applying(QObject):
@@ -74,6 +77,11 @@ class Applying(QObject):
                 self._apply_in_maya()
         except MegasamError as error:
             self.failed.emit(error)
+        except Exception as error:
+            # Out of a slot it would end in a log that the artist does not read.
+            _log.exception("Apply failed")
+            said = f"Apply failed for a reason that nobody foresaw: {type(error).__name__}: {error}"
+            self.failed.emit(MegasamError("unexpected_error", said, "Please report it."))
 
     def go_to_plate_frame(self, frame: int) -> None:
         if self._host is not None:

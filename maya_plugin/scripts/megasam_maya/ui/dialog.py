@@ -6,10 +6,12 @@ It knows no Maya. ``host`` is the object through which the scene is read and wri
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.server_keys import full_address
 from megasam_shared.settings import SolveSettings
 from PySide6.QtCore import QSize, Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QHideEvent, QKeySequence, QShortcut
@@ -120,7 +122,7 @@ class SolveDialog(QWidget):
         self.plate.picker.setFocus()
         self.jobs.show_records(self._history.records())
         self.connect_to(server or self.server.recent[0])
-        self._resume()
+        self._resume(any_server=not server)
 
     @property
     def session(self) -> Session:
@@ -232,6 +234,8 @@ class SolveDialog(QWidget):
     # --- what the artist does
 
     def connect_to(self, address: str) -> None:
+        with contextlib.suppress(MegasamError):  # the session tells what is wrong with it
+            address = full_address(address)
         self._address = address
         self.server.address.setEditText(address)
         self._session.connect(address)
@@ -298,10 +302,10 @@ class SolveDialog(QWidget):
     def _go_to_plate_frame(self, frame: int) -> None:
         self.applying.go_to_plate_frame(frame)
 
-    def _resume(self) -> None:
+    def _resume(self, any_server: bool) -> None:
         """A job that was running when the last dialog went away is shown again."""
         for record in self._history.records():
-            if record.state in _UNFINISHED:
+            if record.state in _UNFINISHED and (any_server or record.server == self._address):
                 self.open_job(record)
                 return
 
