@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from megasam_shared.connection import Connection, ConnectionChanged
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import (
+    DEFAULT_PRIORITY,
     Artefact,
     AskStatus,
     Attach,
@@ -151,6 +152,7 @@ class SolverClient:
         *,
         masks: Media | None = None,
         name: str = "",
+        priority: int = DEFAULT_PRIORITY,
         timeout: float = 60.0,
     ) -> JobInfo:
         """Queue a solve.
@@ -159,6 +161,7 @@ class SolverClient:
             plate: what :meth:`upload` returned, or ``Media(path=...)`` for a plate below a media
                 root that the server shares with this machine.
             masks: the same for pixels to leave out.
+            priority: 0 to 100, more is earlier; jobs of the same priority take turns by client.
 
         Raises:
             MegasamError: why the server refuses (``queue_full``, ``upload_missing``,
@@ -170,6 +173,7 @@ class SolverClient:
             "plate": plate,
             "masks": masks,
             "settings": settings.to_map(),
+            "priority": priority,
         }
         answer: JobChanged = self.through_cuts(
             lambda: self._connection.request(Submit, timeout, **fields)

@@ -14,7 +14,15 @@ from typing import Any
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
-from megasam_shared.protocol import Error, JobChanged, JobInfo, Media, Progress, Result
+from megasam_shared.protocol import (
+    DEFAULT_PRIORITY,
+    Error,
+    JobChanged,
+    JobInfo,
+    Media,
+    Progress,
+    Result,
+)
 from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import not_writable
 
@@ -77,6 +85,7 @@ def solve_remotely(
     *,
     masks: Path | None = None,
     by_path: bool = False,
+    priority: int = DEFAULT_PRIORITY,
     watcher: SolveWatcher | None = None,
 ) -> FinishedSolve:
     """Solve a plate on a server and write the results to ``out``.
@@ -87,6 +96,7 @@ def solve_remotely(
 
     Args:
         by_path: do not upload; the server reads ``plate`` and ``masks`` below its media roots.
+        priority: 0 to 100, more is earlier.
 
     Raises:
         MegasamError: whatever went wrong, on either side; a job that failed raises its error, one
@@ -102,7 +112,7 @@ def solve_remotely(
     except OSError as error:
         raise not_writable(partial, error) from None
     try:
-        result = _solve(client, plate, masks, settings, by_path, watcher)
+        result = _solve(client, plate, masks, settings, by_path, priority, watcher)
         client.fetch(result.job, result.artefacts, partial, watcher.on_fetch)
         _replace(out, partial)
     except BaseException:
@@ -117,6 +127,7 @@ def _solve(
     masks: Path | None,
     settings: SolveSettings,
     by_path: bool,
+    priority: int,
     watcher: SolveWatcher,
 ) -> Result:
     if by_path:
@@ -132,7 +143,7 @@ def _solve(
         mask_media = None
         if files.masks is not None:
             mask_media = Media(files=media.files[len(files.plate) :])
-    job = client.submit(plate_media, settings, masks=mask_media, name=name)
+    job = client.submit(plate_media, settings, masks=mask_media, name=name, priority=priority)
     watcher.on_job(job)
     last_told = job
 

@@ -15,6 +15,7 @@ import typer
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
+from megasam_shared.protocol import DEFAULT_PRIORITY
 from megasam_shared.remote_solve import FinishedSolve, check_output, solve_remotely
 from megasam_shared.server_keys import (
     ClientKeys,
@@ -80,6 +81,9 @@ def solve(
             help="Do not upload: the server reads the plate below one of its media roots.",
         ),
     ] = False,
+    priority: Annotated[
+        int, typer.Option(min=0, max=100, help="In the server's queue; more is earlier.")
+    ] = DEFAULT_PRIORITY,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per event on standard output.")
     ] = False,
@@ -100,7 +104,9 @@ def solve(
     try:
         where = None if server is None else full_address(server)
         keys = None if where is None else keys_for(where, server_key, client_key)
-        finished = solve_plate(plate, where, out, masks, by_path, as_json, settings, keys, openjd)
+        finished = solve_plate(
+            plate, where, out, masks, by_path, as_json, settings, keys, openjd, priority
+        )
     except MegasamError as error:
         if as_json:
             print_json_error(error)
@@ -126,6 +132,7 @@ def solve_plate(
     settings: SolveSettings,
     keys: ClientKeys | None = None,
     openjd: bool = False,
+    priority: int = DEFAULT_PRIORITY,
 ) -> FinishedSolve:
     """Solve and show it; the ``megasam solve`` command without its exit codes.
 
@@ -139,7 +146,14 @@ def solve_plate(
     check_output(out)
     with _client(server, keys) as client, _watcher(as_json, openjd, console) as watcher:
         finished = solve_remotely(
-            client, plate, out, settings, masks=masks, by_path=by_path, watcher=watcher
+            client,
+            plate,
+            out,
+            settings,
+            masks=masks,
+            by_path=by_path,
+            priority=priority,
+            watcher=watcher,
         )
     if as_json:
         print_json_result(finished)

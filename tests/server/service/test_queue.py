@@ -113,9 +113,10 @@ def test_server_with_a_full_queue_says_so_and_takes_jobs_again_later(make_plate,
             client.submit(plate, SolveSettings())
         assert caught.value.code == "queue_full" and "2 jobs" in caught.value.message
         client.cancel(waiting[0].job)
-        last = client.submit(plate, SolveSettings()).job
+        last = client.submit(plate, SolveSettings(), priority=80)
+        assert (last.position, last.priority) == (0, 80)
         client.cancel(hanging)
-        assert client.wait(last, timeout=15).state == "done"
+        assert client.wait(last.job, timeout=15).state == "done"
 
 
 FAKE_NVIDIA_SMI = """#!/bin/sh
