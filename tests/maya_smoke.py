@@ -280,6 +280,8 @@ def main() -> int:
         print("FAIL start: the scene has changes; save it or start a new one first.")
         return 1
     cmds.file(newFile=True, force=True)
+    # mayapy starts without an undo queue.
+    cmds.undoInfo(state=True)
     passed = [
         report("versions", check_versions),
         report("module", check_module),
