@@ -48,7 +48,7 @@ class Quality:
         baseline_to_depth: camera path extent divided by median point depth; 0 for a tripod shot.
         median_track_length: frames a solved point is seen in, median.
         num_points: solved static points.
-        focal_profile: None when the focal length was given.
+        focal_profile: None when the focal length was given, or the engine did not vary it.
         scale_is_metric: lengths are metres.
     """
 

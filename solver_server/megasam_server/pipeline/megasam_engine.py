@@ -59,6 +59,12 @@ NO_CHECKPOINT = "no checkpoint"
 PRESET_SKIPS = "the settings skip it"
 LEAST_CVD_RESOLUTION = 0.25
 
+_NO_GPU = Notice(
+    "no_gpu",
+    "There is no CUDA GPU: the networks ran on the processor, which takes tens of seconds a frame.",
+    "Solve on a machine with a GPU, or with the classical engine.",
+)
+
 
 def solve_megasam(
     job: SolveJob,
@@ -98,6 +104,8 @@ class _Solve:
         self.keys: dict[str, str] = {}
 
     def shot(self, choice: EngineChoice) -> SolvedShot:
+        if self.networks.device.type == "cpu":
+            self.notices.append(_NO_GPU)
         with self.meter.stage("mono_depth"):
             disparities = self._mono_depth()
         with self.meter.stage("metric_depth"):

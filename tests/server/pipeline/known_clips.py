@@ -38,7 +38,7 @@ def walk_take(count: int) -> Take:
     """A hand-held walk sideways and ahead, past a person who walks, too."""
 
     def path(time: float) -> np.ndarray:
-        eye = np.array([-1.2 + 2.6 * time, -1.4 + 0.3 * time, -2.6 + 0.9 * time])
+        eye = np.array([-1.2 + 2.2 * np.sin(1.1 * time), -1.4 + 0.1 * time, -2.6 + 0.9 * time])
         return look_at(eye, np.array([0.1 + 0.3 * time, -1.0, 2.8]))
 
     person = Person(lambda time: np.array([-0.6 + 0.9 * time, 0.2]), 1.76, seed=41)
@@ -49,6 +49,42 @@ def pan_take(count: int) -> Take:
     """A tripod that pans and tilts."""
     eye = np.array([0.0, -1.4, -2.6])
     return room_take("pan", lambda time: aim(eye, -12 + 40 * time, 3 * np.sin(6 * time)), count)
+
+
+def orbit_take(count: int) -> Take:
+    """Half around the middle of the room."""
+
+    def path(time: float) -> np.ndarray:
+        angle = 1.2 * time - 0.6
+        eye = np.array([2.2 * np.sin(angle), -1.5, 0.6 - 2.2 * np.cos(angle)])
+        return look_at(eye, np.array([0.0, -1.0, 0.6]))
+
+    return room_take("orbit", path, count)
+
+
+def tiny_baseline_take(count: int) -> Take:
+    """Somebody who stands and breathes: centimetres of parallax in a room of metres."""
+    eye = np.array([0.0, -1.4, -2.6])
+    return room_take(
+        "tiny baseline", handheld(lambda time: aim(eye, 10 * time, 0.0), 7, 0.015, 0.4), count
+    )
+
+
+def big_mover_take(count: int) -> Take:
+    """The walk, with somebody close who fills much of the picture."""
+    take = walk_take(count)
+    person = Person(lambda time: np.array([-0.9 + 2.0 * time, -1.0 + 0.3 * time]), 1.76, seed=41)
+    return replace(take, name="big mover", scene=replace(take.scene, people=(person,)))
+
+
+def corridor_take(count: int) -> Take:
+    """A long walk to and fro, twelve times the keyframes that a small buffer holds."""
+
+    def path(time: float) -> np.ndarray:
+        eye = np.array([1.6 * np.sin(0.9 * time), -1.4, -2.4 + 0.5 * np.sin(0.5 * time)])
+        return look_at(eye, np.array([1.2 * np.sin(0.7 * time + 1), -1.0, 2.8]))
+
+    return room_take("corridor", path, count)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ def test_a_pan_is_a_tripod_shot_and_an_unseen_lens_is_a_doubt(pan, tmp_path, mon
     assert any("hardly moves" in reason for reason in alone.quality["reasons"])
 
 
+@pytest.mark.slow
 def test_what_the_artist_masks_does_not_count(walk, tmp_path, monkeypatch):
     """A mover that the network takes for static bends the path, unless it is masked."""
     doubles = all_doubles(walk)
@@ -215,7 +216,7 @@ def test_a_solve_goes_on_where_it_was_stopped_and_repeats_only_what_changes(
         pytest.param(
             "mono_depth", 1, "⚠ Reduced mono depth (chunk 4 to 2)", marks=pytest.mark.slow
         ),
-        ("mono_depth", 9, "⚠ Reduced mono depth (skipped)"),
+        pytest.param("mono_depth", 9, "⚠ Reduced mono depth (skipped)", marks=pytest.mark.slow),
         ("metric_depth", 2, "⚠ Reduced metric alignment (chunk 4 to 1)"),
         pytest.param(
             "metric_depth", 9, "⚠ Reduced metric alignment (skipped)", marks=pytest.mark.slow
@@ -240,7 +241,7 @@ def test_out_of_memory_walks_down_the_ladder_and_says_so(
     )
 
 
-@pytest.mark.parametrize("stage", ["tracking", "flow"])
+@pytest.mark.parametrize("stage", ["tracking", pytest.param("flow", marks=pytest.mark.slow)])
 def test_a_gpu_that_is_too_small_for_what_must_run_is_a_clear_error(
     walk, tmp_path, monkeypatch, stage
 ):
