@@ -148,6 +148,17 @@ def test_two_applies_lie_beside_each_other(maya, host, cmds, solve, shot):
     assert again.depth_plane == first.depth_plane
 
 
+def test_an_image_plane_of_the_artist_stays_and_is_said(maya, host, cmds, shot, shot_camera):
+    plane, shape = cmds.imagePlane(camera=f"{shot_camera}Shape", fileName="own.jpg", name="own")
+    made = apply_shot(shot, ApplyOptions(camera=shot_camera), host)
+    said = {notice.code: notice.message for notice in made.notices}
+    assert "ownShape" in said["other_image_planes"]
+    assert cmds.getAttr(f"{shape}.imageName") == "own.jpg"
+    assert len(cmds.ls(type="imagePlane")) == 3
+    again = apply_shot(shot, ApplyOptions(camera=made.camera), host)
+    assert [n.code for n in again.notices].count("other_image_planes") == 1
+
+
 def test_names_are_made_plain(maya, host, shot):
     made = apply_shot(shot, ApplyOptions(name='3d shot:"A"; delete *'), host)
     assert made.camera_path == "|_3d_shot__A___delete___solve_grp|_3d_shot__A___delete___cam"

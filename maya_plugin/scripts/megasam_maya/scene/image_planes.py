@@ -45,6 +45,16 @@ def show_plate(
             )
         )
     plane = _plane(host, shape, PLATE_PLANE, f"{name}_imagePlane", file)
+    ours = (plane, host.linked(shape, DEPTH_PLANE))
+    others = [other for other in host.image_planes(shape) if other not in ours]
+    if others:
+        notices.append(
+            Notice(
+                "other_image_planes",
+                f"The camera also has the image plane {others[0].rsplit('|', 1)[-1]}.",
+                "Hide it if it stands in front of the plate: it was left as it is.",
+            )
+        )
     _fit(host, plane, keys, keys.plate_distance)
     host.set(f"{plane}.type", _TYPE_MOVIE if is_movie(file) else _TYPE_IMAGE)
     _drive(host, plane, name + "_plate", frame_offset)
