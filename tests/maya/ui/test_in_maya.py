@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from tests.fake_maya import running_maya
 from tests.fake_maya.projection import project
 from tests.fake_maya.scene import Scene
-from tests.maya.ui.conftest import delete_now
+from tests.maya.ui.conftest import delete_now, own_threads
 from tests.server.conftest import room_clip  # noqa: F401
 from tests.server.service.serving import Serving
 
@@ -161,6 +161,7 @@ def test_the_dock_holds_one_dialog_which_ends_with_maya(qtbot, qapp, host):
     in_maya.close_dialog()
     docking.docks.clear()
     delete_now(qapp)
+    qtbot.waitUntil(lambda: own_threads() == [], timeout=PATIENCE)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from megasam_maya.ui.error_graph import ErrorGraph
 from megasam_maya.ui.lens_panel import LensPanel
 from megasam_maya.ui.settings_panel import ADVANCED, MACHINE, MAIN, SettingsPanel
 from megasam_shared.settings import FIELDS, PRESETS, SolveSettings
-from PySide6.QtCore import QPoint, Qt
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QAbstractButton, QComboBox, QLineEdit
 
 LENS = {"focal_length_px", "focal_mm", "film_back_mm", "optimize_focal"}
@@ -112,6 +113,26 @@ def test_graph_click_and_arrow_keys_choose_frames(qtbot, shown):
     assert chosen == [1041, 1042, 1041]
     assert graph.top >= 3.0
     assert not graph.grab().isNull()
+
+
+def test_the_wheel_changes_only_what_has_the_focus(qtbot, qapp, open_dialog):
+    dialog = open_dialog("tcp://127.0.0.1:9")
+    dialog.activateWindow()
+    width = dialog.lens.width_mm
+
+    def turn() -> float:
+        at = QPointF(width.rect().center())
+        event = QWheelEvent(
+            at, width.mapToGlobal(at), QPoint(0, 0), QPoint(0, 120), Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+        )  # fmt: skip
+        qapp.sendEvent(width, event)
+        return width.value()
+
+    assert turn() == 36.0
+    width.setFocus()
+    qtbot.waitUntil(width.hasFocus)
+    assert turn() == 37.0
 
 
 def test_every_control_can_be_reached_by_tab_and_has_a_name(qtbot, open_dialog):

@@ -58,24 +58,21 @@ def waited_for_a_core() -> float:
 def test_no_stall_of_50_ms_while_200_frames_stream_progress_and_previews(
     qtbot, open_dialog, make_plate, server
 ):
-    """From the click on Solve to the quality read-out; twice, as the first time imports and
-    loads fonts."""
+    """From the click on Solve to the quality read-out."""
     dialog = open_dialog(server.address)
-    dialog.plate.picker.set_path(make_plate("frames=200 pause=0.004", frames=200))
+    dialog.plate.picker.set_path(make_plate("frames=200 pause=0.002", frames=200))
     qtbot.waitUntil(lambda: dialog.plate.plate is not None, timeout=PATIENCE)
     qtbot.waitUntil(lambda: dialog.server.dot.state == "connected", timeout=PATIENCE)
-    for _ in range(2):
-        dialog.result.clear("")
-        watch = StallWatch()
-        dialog.solve()
-        qtbot.waitUntil(lambda: dialog.result.quality is not None, timeout=PATIENCE)
-        watch.stop()
-        print(
-            f"longest stall {1000 * watch.longest:.1f} ms,"
-            f" {1000 * watch.longest_with_waits:.1f} ms with waits for a core"
-        )
-        assert len(dialog.result.quality.frames) == 200
-        assert watch.longest < LONGEST_STALL
+    watch = StallWatch()
+    dialog.solve()
+    qtbot.waitUntil(lambda: dialog.result.quality is not None, timeout=PATIENCE)
+    watch.stop()
+    print(
+        f"longest stall {1000 * watch.longest:.1f} ms,"
+        f" {1000 * watch.longest_with_waits:.1f} ms with waits for a core"
+    )
+    assert len(dialog.result.quality.frames) == 200
+    assert watch.longest < LONGEST_STALL
 
 
 @pytest.mark.parametrize("cycles", [20, pytest.param(100, marks=pytest.mark.slow)])

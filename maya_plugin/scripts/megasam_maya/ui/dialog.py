@@ -58,6 +58,7 @@ from megasam_maya.ui.result_panel import ResultPanel
 from megasam_maya.ui.saved_values import SavedValues
 from megasam_maya.ui.server_panel import ServerPanel
 from megasam_maya.ui.settings_panel import SettingsPanel
+from megasam_maya.ui.wheel_guard import WheelGuard
 
 _DRAIN_MS = 50
 _UNFINISHED = ("queued", "running", "done")
@@ -143,6 +144,7 @@ class SolveDialog(QWidget):
         place.addRow("&Results in", self.results_in)
         column.addLayout(place)
         column.addStretch(1)
+        WheelGuard(inputs)
         left = QScrollArea(widgetResizable=True)
         left.setFrameShape(QFrame.Shape.NoFrame)
         left.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
