@@ -119,6 +119,15 @@ class TrackingDouble(FlowOracle):
         numbers = self._recognise(images).float()
         return numbers[:, None, None, None].expand(-1, 128, *self._grid.shape[:2])
 
+    def update(self, net, inp, corr, motion, ii, with_upmask):
+        """Without confidence in what leaves the picture, as a network."""
+        update = super().update(net, inp, corr, motion, ii, with_upmask)
+        i, j = corr[:, 0, 0, 0].long(), corr[:, 1, 0, 0].long()
+        coords, _ = projective_transform(*self._scene, i, j)  # [E,h,w,2]
+        last = torch.tensor([coords.shape[2] - 1, coords.shape[1] - 1])
+        inside = ((coords >= 0) & (coords <= last)).all(dim=-1, keepdim=True)
+        return replace(update, motion_weight=update.motion_weight * inside)
+
 
 class FlowDouble:
     """The true flow of what is static; what moves goes to the right."""
@@ -234,7 +243,7 @@ class DoubleNetworks:
             self._lent = None
 
 
-def all_doubles(known: KnownClip, sigma: float = 0.03, **left_out: bool) -> dict[str, object]:
+def all_doubles(known: KnownClip, sigma: float = 0.015, **left_out: bool) -> dict[str, object]:
     """Doubles of all networks but those that are ``False``."""
     doubles = {
         "mono_depth": MonoDouble(known, 0.05),

