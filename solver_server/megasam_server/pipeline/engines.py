@@ -58,6 +58,14 @@ class Lack:
     hint: str = ""
 
 
+# On two cores the networks took 43 s a frame, the classical engine 1 to 3.
+_NO_GPU = Notice(
+    "no_gpu",
+    "The checkpoints are there, but no GPU that torch can use: solved with the classical engine.",
+    "To run the networks on the processor all the same, choose the engine megasam.",
+)
+
+
 def choose_engine(settings: SolveSettings) -> EngineChoice:
     """Check what the wanted engine needs, in the order of the design, and choose.
 
@@ -70,8 +78,12 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     lack = _lack_of_dependencies()
     if lack is None:
         selection = select_checkpoints(settings)
-        if not selection.lacks:
+        if not selection.lacks and (settings.engine == "megasam" or _has_gpu()):
             return _with_networks(selection)
+        if not selection.lacks:
+            return EngineChoice(
+                "classical", "Classical", "No GPU: solved with the classical engine", [_NO_GPU]
+            )
         lack = Lack(
             "missing_checkpoints",
             "⚠ Missing checkpoints",
@@ -89,6 +101,12 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     status = f"{lack.heading}: not solved, the camera stands still"
     notices = [Notice(lack.code, lack.reason, hint)]
     return EngineChoice("identity", "MegaSAM_fallback", status, notices)
+
+
+def _has_gpu() -> bool:
+    import torch  # only once it is known to be installed: everything else works without
+
+    return torch.cuda.is_available()
 
 
 def _with_networks(selection: Selection) -> EngineChoice:

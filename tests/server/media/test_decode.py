@@ -28,9 +28,13 @@ SILENT = SilentProgress()
 class Recorder(SilentProgress):
     def __init__(self) -> None:
         self.steps: list[tuple[str, float, float]] = []
+        self.previews: list[tuple[str, int, bytes]] = []
 
     def update(self, stage: str, done: float, total: float, note: str = "") -> None:
         self.steps.append((stage, done, total))
+
+    def preview(self, stage: str, frame: int, jpeg: bytes) -> None:
+        self.previews.append((stage, frame, jpeg))
 
 
 def decoded(path: Path, tmp_path: Path, limit: int = 4096) -> tuple[FrameStore, object]:
@@ -53,6 +57,10 @@ def test_frames_are_stored_and_read_in_chunks(tmp_path):
     for index in range(10):
         assert np.array_equal(store.frame(index), picture(index))
     assert progress.steps == [("plate", done, 10) for done in range(11)]
+    stage, number, jpeg = progress.previews[0]
+    assert (stage, number) == ("plate", plate.info.frame_numbers[0])
+    shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (96, 128, 3)
     assert [p.name for p in (tmp_path / "work").iterdir()] == ["frames.raw"]
 
 
@@ -162,6 +170,7 @@ class Peak:
     value = 0
     def update(self, *_):
         self.value = max(self.value, psutil.Process().memory_info().rss)
+    def preview(self, *_): ...
 peak = Peak()
 decode(open_plate(Path(sys.argv[1])), Path(sys.argv[2]), 640, peak)
 print(peak.value)

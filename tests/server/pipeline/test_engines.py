@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
 from megasam_server.checkpoints.registry import find_checkpoint
 from megasam_server.pipeline import engines
@@ -97,8 +98,9 @@ def test_missing_and_damaged_checkpoints_are_named_and_the_hint_says_what_to_do(
     assert "engine auto or classical" in notice.hint
 
 
-def test_with_the_required_checkpoints_the_megasam_engine_is_chosen(installed, folder):
+def test_with_the_required_checkpoints_the_megasam_engine_is_chosen(installed, folder, monkeypatch):
     installed(*ALL_PACKAGES)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     facts = {}
     for name in ("megasam", "raft_things"):
         path = folder / find_checkpoint(name).files[0].name
@@ -115,5 +117,10 @@ def test_with_the_required_checkpoints_the_megasam_engine_is_chosen(installed, f
             assert [notice.code for notice in choice.notices] == ["missing_depth_checkpoints"]
             assert "mono depth" in choice.notices[0].message
         classical = engines.choose_engine(SolveSettings(engine="classical"))
+        # Without a GPU the networks take most of a minute a frame: only when asked for.
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        auto = engines.choose_engine(SolveSettings(engine="auto"))
+        assert (auto.engine, auto.notices[0].code) == ("classical", "no_gpu")
+        assert engines.choose_engine(SolveSettings(engine="megasam")).engine == "megasam"
     assert classical.engine == "classical"
     assert classical.selection is None

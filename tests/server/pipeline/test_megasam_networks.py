@@ -90,7 +90,7 @@ def test_from_checkpoint_files_to_a_complete_result_folder(room_clip, checkpoint
     with published(checkpoints(*names)):
         try:
             result, folder = solve(
-                room_clip, tmp_path, "a", engine="auto", last_frame=4, metric_depth_every=4
+                room_clip, tmp_path, "a", engine="megasam", last_frame=4, metric_depth_every=4
             )
         except MegasamError as error:
             pytest.fail(f"{error.code}: {error.message}")
