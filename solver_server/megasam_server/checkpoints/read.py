@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.install_command import install_command
 
 # Keys under which training code puts the weights among other things.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "params")
@@ -163,5 +164,5 @@ def needs_packages(error: ImportError) -> MegasamError:
     return MegasamError(
         "missing_dependencies",
         f"Weights can only be looked into with the networks' packages: {error}.",
-        "Install them: pip install 'megasam-maya[networks]'",
+        f"Install them: {install_command('networks')}",
     )

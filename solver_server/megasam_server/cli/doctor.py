@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+from megasam_shared.install_command import install_command
 from megasam_shared.settings import PRESETS, SolveSettings
 from rich.console import Console
 from rich.markup import escape
@@ -31,7 +32,7 @@ from megasam_server.cli.checkpoints import STATES, checkpoint_table
 from megasam_server.geometry.lietorch_check import find_lietorch
 from megasam_server.pipeline.engines import MEGASAM_DEPENDENCIES, choose_engine
 
-REINSTALL = "Install the server's packages again: pip install 'megasam-maya[server]'"
+REINSTALL = f"Install the server's packages again: {install_command('server')}"
 # Names of imports where they differ from the name of the distribution.
 IMPORT_NAMES = {
     "pyzmq": "zmq",

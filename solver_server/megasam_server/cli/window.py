@@ -18,6 +18,7 @@ from typing import Annotated
 import platformdirs
 import typer
 from megasam_shared.errors import MegasamError
+from megasam_shared.install_command import install_command
 from megasam_shared.server_keys import full_address
 
 from megasam_server.service.private import PrivateServer
@@ -65,7 +66,7 @@ def check_qt() -> None:
         raise MegasamError(
             "window_not_installed",
             "The window needs PySide6, which is not installed.",
-            "Install it with: pip install 'megasam-maya[window]'",
+            f"Install it: {install_command('window')}",
         )
     # In a process of its own: a broken Qt can take its process with it.
     probe = [sys.executable, "-P", "-c", "import PySide6.QtWidgets"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.install_command import install_command
 from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
 
@@ -133,7 +134,7 @@ def _lack_of_dependencies() -> Lack | None:
         "missing_dependencies",
         "⚠ Missing dependencies",
         f"The engine megasam needs {_listed(missing)}.",
-        "Install them: pip install 'megasam-maya[networks]'",
+        f"Install them: {install_command('networks')}",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.install_command import install_command
 
 from megasam_server.service.devices import choose_devices
 from megasam_server.service.executor import Executor
@@ -47,7 +48,7 @@ def choose_executor(
         raise MegasamError(
             "ray_missing",
             "Ray is not installed here, and the executor 'ray' needs it.",
-            "Install it on the server and on every node: pip install 'megasam-maya[server,ray]'.",
+            f"Install it on the server, and on every node likewise: {install_command('server', 'ray')}",
         ) from None
     return RayWorkers(
         options.ray,

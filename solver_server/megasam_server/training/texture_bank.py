@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from megasam_shared.errors import MegasamError
+from megasam_shared.install_command import install_command
 from torch import Tensor
 
 from megasam_server.raycast.textures import texture, value_noise
@@ -179,6 +180,6 @@ def _photograph_folder() -> Path:
         raise MegasamError(
             "missing_dependencies",
             "Training needs the photographs that come with scikit-image, which is not installed.",
-            "Install the project with its extra: pip install megasam-maya[networks,training]",
+            f"Install it: {install_command('networks', 'training')}",
         )
     return Path(package.submodule_search_locations[0]) / "data"

@@ -12,6 +12,7 @@ import pytest
 from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
 from megasam_server.cli import doctor as doctor_module
 from megasam_server.cli.doctor import doctor, examine
+from megasam_shared.install_command import install_command
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_package_that_cannot_be_imported_is_a_lack_with_advice(
     assert doctor(tmp_path, free_port) == 1
     said = capsys.readouterr().out
     assert "No solve can run on this machine: see pycolmap." in said
-    assert "megasam-maya[server]" in "".join(said.split())
+    assert "".join(install_command("server").split()) in "".join(said.split())
 
 
 def test_a_busy_port_and_found_checkpoints_are_notes(tmp_path, monkeypatch):

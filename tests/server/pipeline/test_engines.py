@@ -10,6 +10,7 @@ from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
 from megasam_server.checkpoints.registry import find_checkpoint
 from megasam_server.pipeline import engines
 from megasam_shared.errors import MegasamError
+from megasam_shared.install_command import install_command
 from megasam_shared.settings import SolveSettings
 
 from tests.server.checkpoints.published import facts_of, published
@@ -76,7 +77,7 @@ def test_a_missing_package_is_named(installed):
     installed("torch", "torchvision", "safetensors")
     notice = engines.choose_engine(SolveSettings(engine="auto")).notices[0]
     assert "needs timm and kornia." in notice.message
-    assert "megasam-maya[networks]" in notice.hint
+    assert install_command("networks") in notice.hint
 
 
 def test_the_classical_engine_asked_for_has_nothing_to_complain_about():
