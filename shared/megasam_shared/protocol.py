@@ -35,6 +35,7 @@ CLIENT_SILENT_AFTER = 15.0
 
 # As in render farms: 0 to 100, more is earlier.
 DEFAULT_PRIORITY = 50
+MAX_PRIORITY = 100
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 FINAL_STATES = ("done", "failed", "cancelled")
@@ -47,7 +48,7 @@ _Text = Annotated[str, Bounds(0, 8192)]
 _Count = Annotated[int, Bounds(0, 2**53)]
 _Sha256 = Annotated[str, Like("[0-9a-f]{64}")]
 _JobId = Annotated[str, Like("[0-9a-f]{32}")]
-_Priority = Annotated[int, Bounds(0, 100)]
+_Priority = Annotated[int, Bounds(0, MAX_PRIORITY)]
 _Data = Annotated[bytes, Bounds(0, CHUNK_BYTES)]
 
 

@@ -276,7 +276,8 @@ class SolveSettings:
     model_path: str = _setting(
         "text",
         "Checkpoints",
-        "Folder with checkpoints on the solver's machine; empty for the default folder.",
+        "Folder with checkpoints on the solver's machine, below one that its server shares for them;"
+        " empty for the server's own.",
         "",
         advanced=True,
     )

@@ -15,7 +15,7 @@ import typer
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
-from megasam_shared.protocol import DEFAULT_PRIORITY
+from megasam_shared.protocol import DEFAULT_PRIORITY, MAX_PRIORITY
 from megasam_shared.remote_solve import FinishedSolve, check_output, solve_remotely
 from megasam_shared.server_keys import (
     ClientKeys,
@@ -82,7 +82,12 @@ def solve(
         ),
     ] = False,
     priority: Annotated[
-        int, typer.Option(min=0, max=100, help="In the server's queue; more is earlier.")
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_PRIORITY,
+            help="In the server's queue; more is earlier, and the server says how much it takes.",
+        ),
     ] = DEFAULT_PRIORITY,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per event on standard output.")

@@ -17,7 +17,7 @@ from typing import Any
 
 from megasam_shared.config_folder import config_folder
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import DEFAULT_PORT, MAX_FILES
+from megasam_shared.protocol import DEFAULT_PORT, DEFAULT_PRIORITY, MAX_FILES
 
 from megasam_server.media.picture_limits import PictureLimits
 from megasam_server.service.options import ServerOptions, UploadLimits
@@ -106,6 +106,13 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting("queue.limit", ServerOptions.queue_limit, "Most jobs that wait.", least=1),
         Setting("queue.limit_per_client", 0, "Most jobs of one client that wait; 0 for no limit."),
+        Setting(
+            "queue.max_priority",
+            ServerOptions.max_priority,
+            "Highest priority that clients may give their jobs, up to 100. Clients take turns within"
+            f" a priority; jobs have {DEFAULT_PRIORITY} unless their client says otherwise.",
+            least=DEFAULT_PRIORITY,
+        ),
         Setting(
             "security.curve",
             False,

@@ -79,6 +79,7 @@ def server_options(config: ConfigValues, job_function: str = SOLVER) -> ServerOp
         storage=storage_limits(values),
         queue_limit=values["queue.limit"],
         queue_limit_per_client=values["queue.limit_per_client"] or None,
+        max_priority=values["queue.max_priority"],
         gpus=None if gpus == "auto" else [name.strip() for name in gpus.split(",")],
         ray=_ray_options(values) if values["server.executor"] == "ray" else None,
         job_timeout=values["server.job_timeout_minutes"] * 60 or None,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import Attach, Cancel, JobChanged, Jobs, ListJobs, Submit
 
 from megasam_server.service.answers import Answers
@@ -64,6 +65,7 @@ class JobRequests:
             self._answers.send(session.identity, JobChanged(submit.request, info))
             return
         options = self._options
+        check_priority(submit.priority, options.max_priority)
         self._jobs.check_room_in_queue(
             session.owner, options.queue_limit, options.queue_limit_per_client
         )
@@ -125,3 +127,18 @@ class JobRequests:
         else:
             result = self._jobs.result_of(job, attach.request)
             self._answers.send(session.identity, result)
+
+
+def check_priority(asked: int, most: int) -> None:
+    """Refuse a job that would go before those of everybody else.
+
+    Raises:
+        MegasamError: ``priority_too_high``.
+    """
+    if asked > most:
+        raise MegasamError(
+            "priority_too_high",
+            f"The server takes jobs with a priority of at most {most}, not {asked}.",
+            "Ask who runs the server to put the job forward (queue.max_priority in its config"
+            " file).",
+        )

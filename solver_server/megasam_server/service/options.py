@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megasam_shared.protocol import DEFAULT_PORT, MAX_FILES
+from megasam_shared.protocol import DEFAULT_PORT, DEFAULT_PRIORITY, MAX_FILES
 
 from megasam_server.media.picture_limits import PictureLimits
 from megasam_server.service.worker import SOLVER
@@ -95,6 +95,8 @@ class ServerOptions:
         pictures, uploads, storage: limits.
         queue_limit: most jobs that wait, over all clients.
         queue_limit_per_client: most jobs of one client that wait; None for no limit of its own.
+        max_priority: highest that clients may give a job; one above the default goes before the
+            jobs of everybody else.
         gpus: devices to solve on, one worker each; None takes every GPU that is there, else the
             CPU.
         ray: solve on a cluster instead of this machine's devices; ``state`` is then a folder that
@@ -120,6 +122,7 @@ class ServerOptions:
     storage: StorageLimits = StorageLimits()
     queue_limit: int = 100
     queue_limit_per_client: int | None = None
+    max_priority: int = DEFAULT_PRIORITY
     gpus: Sequence[str] | None = None
     ray: RayOptions | None = None
     job_timeout: float | None = None

@@ -108,6 +108,8 @@ class PrivateServer:
 
 def main() -> None:
     """Serve until standard input closes, then remove the state folder."""
+    from megasam_shared.protocol import MAX_PRIORITY
+
     from megasam_server.service.options import ServerOptions
     from megasam_server.service.server import SolverServer
     from megasam_server.service.server_log import LogOptions, start_log
@@ -120,6 +122,7 @@ def main() -> None:
             bind="tcp://127.0.0.1:0",
             # Who started it is its one client.
             any_checkpoints=True,
+            max_priority=MAX_PRIORITY,
             job_function=job_function,
         )
     )

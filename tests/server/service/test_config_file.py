@@ -42,7 +42,15 @@ def test_printed_default_is_what_a_server_without_a_file_does(config):
 def test_defaults_are_those_of_the_options(config):
     options = server_options(read_config(None))
     plain = ServerOptions(state=options.state)
-    for name in ("bind", "curve", "pictures", "queue_limit", "queue_limit_per_client", "gpus"):
+    for name in (
+        "bind",
+        "curve",
+        "pictures",
+        "queue_limit",
+        "queue_limit_per_client",
+        "max_priority",
+        "gpus",
+    ):
         assert getattr(options, name) == getattr(plain, name), name
     assert options.ray is None and options.metrics is None and not options.any_checkpoints
     assert options.drain_timeout == plain.drain_timeout == 1800
@@ -63,6 +71,7 @@ def test_everything_arrives_in_the_units_of_the_options(config, tmp_path):
         [queue]
         limit = 7
         limit_per_client = 3
+        max_priority = 70
         [security]
         curve = true
         keys = "/keys"
@@ -105,6 +114,7 @@ def test_everything_arrives_in_the_units_of_the_options(config, tmp_path):
     assert options.gpus == ["0", "1"]
     assert (options.job_timeout, options.drain_timeout) == (90, 0)
     assert (options.queue_limit, options.queue_limit_per_client) == (7, 3)
+    assert options.max_priority == 70
     keys = Path("/keys")
     assert options.curve == CurveOptions(keys / "server.key", keys / "allowed_clients")
     assert options.shared_jobs and options.worker_environment == ["SHOW"]
@@ -140,6 +150,7 @@ def test_everything_arrives_in_the_units_of_the_options(config, tmp_path):
         ("[media.prefixes]\nZ = 3", "config_wrong_type", ["media.prefixes"]),
         ("[media.prefixes_of]\nanna = 3", "config_wrong_type", ["media.prefixes_of"]),
         ("[queue]\nlimit = 0", "config_out_of_range", ["at least 1"]),
+        ("[queue]\nmax_priority = 49", "config_out_of_range", ["at least 50"]),
         ("[storage]\nkeep_days = -1", "config_out_of_range", ["at least 0"]),
         ("[storage]\nkeep_days = inf", "config_out_of_range", ["keep_days"]),
         ("[storage]\nkeep_days = nan", "config_out_of_range", ["keep_days"]),

@@ -11,9 +11,10 @@ from megasam_server.service.devices import Device, choose_devices
 from megasam_server.service.jobs import JobStore
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import Artefact, Result
+from megasam_shared.protocol import DEFAULT_PRIORITY, Artefact, Result
 from megasam_shared.settings import SolveSettings
 
+from tests.server.service.curve_server import CurveStudio
 from tests.server.service.serving import Serving, wait_for
 
 
@@ -98,9 +99,10 @@ def test_full_queue_is_refused_with_a_reason(jobs):
 
 
 def test_server_with_a_full_queue_says_so_and_takes_jobs_again_later(make_plate, tmp_path):
-    note = tmp_path / "pids"
+    note, config = tmp_path / "pids", tmp_path / "server.toml"
+    config.write_text("[queue]\nlimit = 2\nmax_priority = 80\n")
     with (
-        Serving(tmp_path / "state", "--queue-limit", "2") as server,
+        Serving(tmp_path / "state", "--config", str(config)) as server,
         SolverClient(server.address) as client,
     ):
         client.connect(10)
@@ -117,6 +119,17 @@ def test_server_with_a_full_queue_says_so_and_takes_jobs_again_later(make_plate,
         assert (last.position, last.priority) == (0, 80)
         client.cancel(hanging)
         assert client.wait(last.job, timeout=15).state == "done"
+
+
+def test_no_client_puts_itself_before_the_others(tmp_path, make_plate):
+    with CurveStudio(tmp_path) as studio:
+        client = studio.client(studio.keys("anna"))
+        plate = client.upload(make_plate())
+        with pytest.raises(MegasamError) as caught:
+            client.submit(plate, SolveSettings(), priority=DEFAULT_PRIORITY + 1)
+        assert caught.value.code == "priority_too_high" and "max_priority" in caught.value.hint
+        assert client.list_jobs() == []
+        assert client.submit(plate, SolveSettings(), priority=0).priority == 0
 
 
 FAKE_NVIDIA_SMI = """#!/bin/sh
