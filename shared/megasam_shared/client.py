@@ -55,6 +55,11 @@ _WAIT_STEP = 0.2
 _Returned = TypeVar("_Returned")
 
 
+def new_submission() -> str:
+    """A number for one solve: however often it is submitted with it, the server has one job."""
+    return secrets.token_hex(16)
+
+
 class SolverClient:
     """A connection to one solver server.
 
@@ -153,6 +158,7 @@ class SolverClient:
         masks: Media | None = None,
         name: str = "",
         priority: int = DEFAULT_PRIORITY,
+        submission: str = "",
         timeout: float = 60.0,
     ) -> JobInfo:
         """Queue a solve.
@@ -162,13 +168,15 @@ class SolverClient:
                 root that the server shares with this machine.
             masks: the same for pixels to leave out.
             priority: 0 to 100, more is earlier; jobs of the same priority take turns by client.
+            submission: of :func:`new_submission`, to submit the same solve again through another
+                client, after a lost answer: it stays one job. Empty for a new solve.
 
         Raises:
             MegasamError: why the server refuses (``queue_full``, ``upload_missing``,
                 ``path_not_allowed``, ``setting_out_of_range`` ...).
         """
         fields = {
-            "submission": secrets.token_hex(16),
+            "submission": submission or new_submission(),
             "name": name[:255],
             "plate": plate,
             "masks": masks,

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megasam_shared.client import SolverClient
+from megasam_shared.client import SolverClient, new_submission
 from megasam_shared.connection import ConnectionChanged
 from megasam_shared.errors import MegasamError
 from megasam_shared.plate_files import find_plate_files
@@ -71,6 +71,8 @@ class _Task:
     def __init__(self, request: SolveRequest | None, record: JobRecord | None) -> None:
         self.request = request
         self.record = record
+        # The same however often it is submitted: Reconnect must not make a second job.
+        self.submission = new_submission()
         self.cancelled = threading.Event()
         self.fetching = False
 
@@ -354,7 +356,13 @@ class Session:
             masks = None
             if files.masks is not None:
                 masks = Media(files=media.files[len(files.plate) :])
-            return client.submit(plate, request.settings, masks=masks, name=request.name)
+            return client.submit(
+                plate,
+                request.settings,
+                masks=masks,
+                name=request.name,
+                submission=task.submission,
+            )
 
         self._ask(
             upload_and_submit,

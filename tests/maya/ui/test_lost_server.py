@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 from megasam_maya.job_history import JobHistory, JobRecord
+from megasam_shared.client import SolverClient
 
 from tests.maya.ui.conftest import JOB_FUNCTION
 from tests.server.service.serving import Serving
@@ -41,6 +43,37 @@ def test_killed_server_is_told_within_5_s_and_the_job_is_back_after_its_restart(
         qtbot.waitUntil(lambda: dialog.progress.bars["tracking"].value() > 0, timeout=PATIENCE)
         held.unlink()
         qtbot.waitUntil(lambda: dialog.result.quality is not None, timeout=PATIENCE)
+
+
+def test_reconnecting_again_and_again_while_the_answer_is_on_its_way_makes_one_job(
+    qtbot, open_dialog, make_plate, server, monkeypatch
+):
+    submitted, answers = [], threading.Event()
+    submit = SolverClient.submit
+
+    def submit_and_wait(client, *arguments, **options):
+        job = submit(client, *arguments, **options)
+        submitted.append(job.job)
+        answers.wait(20)
+        return job
+
+    monkeypatch.setattr(SolverClient, "submit", submit_and_wait)
+    dialog = open_dialog(server.address)
+    dialog.plate.picker.set_path(make_plate())
+    qtbot.waitUntil(lambda: dialog.plate.plate is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: dialog.server.dot.state == "connected", timeout=PATIENCE)
+    dialog.solve()
+    for attempt in (1, 2, 3):
+        qtbot.waitUntil(lambda n=attempt: len(submitted) == n, timeout=PATIENCE)
+        if attempt < 3:
+            dialog.server.connect_button.click()
+    answers.set()
+    qtbot.waitUntil(lambda: dialog.result.quality is not None, timeout=PATIENCE)
+    assert len(set(submitted)) == 1
+    with SolverClient(server.address) as client:
+        client.connect()
+        assert [job.job for job in client.list_jobs()] == submitted[:1]
+    assert [record.job for record in JobHistory().records()] == submitted[:1]
 
 
 def test_no_server_says_so_and_closing_does_not_wait(qtbot, open_dialog):
