@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,27 @@ def room_clip(tmp_path_factory) -> RoomClip:
     movie = tmp_path_factory.mktemp("room") / "room.mp4"
     write_movie(movie, rgb, take.fps)
     return RoomClip(movie, rgb, take)
+
+
+@pytest.fixture
+def mount_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
+    """A file system of its own of so many MiB."""
+    folder = tmp_path / "small disk"
+    mounted = False
+
+    def mount(mebibytes: int) -> Path:
+        nonlocal mounted
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
+        with contextlib.suppress(OSError):
+            mounted = subprocess.run(command, capture_output=True).returncode == 0
+        if not mounted:
+            pytest.skip("a small disk can only be mounted on Linux, as root")
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @dataclass(frozen=True)

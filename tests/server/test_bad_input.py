@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
 from pathlib import Path
 
@@ -148,19 +147,8 @@ def test_a_folder_that_may_not_be_read(megasam, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of its own, 2 MB."""
-    folder = tmp_path / "small disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("mounting a small disk needs Linux and the right to do it")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def small_disk(mount_disk):
+    return mount_disk(2)
 
 
 def test_the_disk_of_the_server_is_full(megasam, tmp_path, small_disk):

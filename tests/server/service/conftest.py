@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from megasam_shared.settings import SolveSettings
 
 JOB_FUNCTION = "tests.server.service.job_functions:run_job"
 REPOSITORY = Path(__file__).parents[3]
+MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,11 @@ def hanging_job(client, make_plate, tmp_path):
         return job, pids_in(note)
 
     return submit
+
+
+def random_file(path: Path, mebibytes: int) -> Path:
+    path.write_bytes(os.urandom(mebibytes * MIB))
+    return path
 
 
 def pids_in(note: Path, timeout: float = 15) -> list[int]:

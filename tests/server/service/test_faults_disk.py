@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,25 +13,13 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import CHUNK_BYTES, Chunk, FileContent, Offer
 from megasam_shared.settings import SolveSettings
 
+from tests.server.service.conftest import MIB, random_file
 from tests.server.service.serving import Serving, files_below, wait_for
-
-MIB = 1 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 64 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a small file system can only be mounted as root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def small_disk(mount_disk) -> Path:
+    return mount_disk(64)
 
 
 def limited(mebibytes: int) -> list[str]:
@@ -83,11 +69,6 @@ def test_stage_that_may_not_write_more_fails_its_job_and_no_other(make_plate, tm
         following = client.submit(client.upload(make_plate()), SolveSettings()).job
         assert client.wait(following, timeout=15).state == "done"
         wait_for(lambda: not leftovers(state, full))
-
-
-def random_file(path: Path, mebibytes: int) -> Path:
-    path.write_bytes(os.urandom(mebibytes * MIB))
-    return path
 
 
 def test_upload_that_would_not_fit_is_refused_before_it_begins(small_disk, tmp_path):

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from megasam_server.service.blobs import BlobStore
@@ -17,21 +16,12 @@ from megasam_shared.protocol import CHUNK_BYTES, FileContent
 from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import HashCache
 
+from tests.server.service.conftest import MIB, random_file
 from tests.server.service.test_faults import kill, start_server
-
-MIB = 1 << 20
-
-
-def big_file(path: Path, mebibytes: int) -> Path:
-    block = os.urandom(MIB)
-    with path.open("wb") as file:
-        for index in range(mebibytes):
-            file.write(index.to_bytes(8, "big") + block[8:])
-    return path
 
 
 def test_upload_of_a_killed_client_goes_on_where_it_stopped(tmp_path):
-    movie = big_file(tmp_path / "plate.mov", 120)
+    movie = random_file(tmp_path / "plate.mov", 120)
     state = tmp_path / "state"
     process, address = start_server(state)
     # The client slows itself down, so that it is surely killed in the middle.
@@ -129,7 +119,7 @@ def test_wrong_content_is_thrown_away_and_can_be_sent_again(tmp_path):
 
 
 def test_file_that_changes_while_it_is_sent_is_sent_as_it_is_at_the_end(client, tmp_path):
-    file = big_file(tmp_path / "plate.mov", 30)
+    file = random_file(tmp_path / "plate.mov", 30)
     changed = []
 
     def change(done: int, total: int) -> None:
@@ -141,3 +131,23 @@ def test_file_that_changes_while_it_is_sent_is_sent_as_it_is_at_the_end(client, 
 
     media = client.upload([file], change)
     assert media.files[0].sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("plate, masks", [("movie", "frames"), ("frames", "movie")])
+def test_movies_frames_and_masks_in_any_mix(client, make_plate, tmp_path, plate, masks):
+    """One of them is there already from another job, and is not sent again."""
+    movie = tmp_path / "clip.mov"
+    movie.write_bytes(b"solve\0".ljust(3 * MIB, b"m"))
+    given = {"movie": [movie], "frames": make_plate(frames=4, bytes_each=5000)}
+    client.upload(given[masks])
+    sent = []
+    both = client.upload([*given[plate], *given[masks]], lambda done, total: sent.append(done))
+    assert sent[0] >= sum(file.stat().st_size for file in given[masks])
+    split = len(given[plate])
+    job = client.submit(
+        type(both)(files=both.files[:split]),
+        SolveSettings(),
+        masks=type(both)(files=both.files[split:]),
+    )
+    result = client.wait(job.job, timeout=20)
+    assert result.state == "done" and len(result.result["plate"]) == split
