@@ -16,9 +16,9 @@ import numpy as np
 
 from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.flow_store import FlowStore
-from megasam_server.flow.in_order import map_in_order
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.two_view import TwoView, pixel_grid
+from megasam_server.media.in_order import map_in_order
 
 
 def make_dis(quality_preset: str) -> cv2.DISOpticalFlow:

@@ -26,7 +26,6 @@ import numpy as np
 from megasam_server.flow.dense_frames import DenseFrames
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.flow.guided_filter import GuidedFilter
-from megasam_server.flow.in_order import map_in_order
 from megasam_server.flow.rigid_depth import (
     STRIDE,
     RigidDepth,
@@ -41,6 +40,7 @@ from megasam_server.flow.see_through import contradictions
 from megasam_server.flow.sightings import FlowSighting, sightings_of_frame
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.two_view import pixel_grid
+from megasam_server.media.in_order import map_in_order
 
 TOLERANCE_SIGMA = 3.5
 """Remainder at which a pixel is as likely moving as not, in sigmas of the pair."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +90,6 @@ def write_frame_store(store: FrameStore, frames: Iterable[np.ndarray]) -> None:
         os.replace(unfinished, store.path)
     finally:
         unfinished.unlink(missing_ok=True)
-        # Readers have threads. Left to the garbage collector, a generator of theirs is closed in
-        # whatever thread it happens to run in, and waiting for threads there can wait for ever.
-        if isinstance(frames, Generator):
-            frames.close()
 
 
 def _disk_full(store: FrameStore, needed: int) -> MegasamError:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from megasam_shared.quality import Notice
 from megasam_shared.sequence import find_sequence
 
 from megasam_server.media.frame_range import name_frames
+from megasam_server.media.in_order import map_in_order
 from megasam_server.media.plate import DEFAULT_FPS, PlateInfo
 from megasam_server.media.square_pixels import square_pixels_notice
 from megasam_server.media.still import StillHeader, read_header, read_still
@@ -88,17 +87,7 @@ class SequenceReader:
 
     def _read(self, numbers: Iterable[int]) -> Iterator[np.ndarray]:
         """Pictures in the given order, while the next ones are read in other threads."""
-        with ThreadPoolExecutor(READ_AHEAD, "plate-reader") as pool:
-            pending: deque[Future[np.ndarray]] = deque()
-            try:
-                for number in numbers:
-                    pending.append(pool.submit(self._picture, number))
-                    if len(pending) > READ_AHEAD:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return map_in_order(self._picture, numbers, threads=READ_AHEAD, ahead=READ_AHEAD)
 
     def _picture(self, number: int) -> np.ndarray:
         header, picture = read_still(self._file_of[number], number)

@@ -12,7 +12,6 @@ from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
 
 from megasam_server.flow.dense_frames import DenseFrames
-from megasam_server.flow.in_order import map_in_order
 from megasam_server.flow.pairs import visible_inverse_depths
 from megasam_server.flow.rigid_depth import STRIDE, RigidDepth
 from megasam_server.flow.rigid_fit import inverse_depth_limits
@@ -21,6 +20,7 @@ from megasam_server.flow.stage import FlowResult
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.media.frame_store import FrameStore
+from megasam_server.media.in_order import map_in_order
 from megasam_server.pipeline.progress import Progress
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.video_depth.depth_range import HALF_FLOAT, preview_range

@@ -145,22 +145,6 @@ def test_full_disk_while_writing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["plate"]
 
 
-def test_a_write_that_fails_closes_the_reader_at_once(tmp_path):
-    closed = []
-
-    def frames():
-        try:
-            yield np.zeros((1, 1, 3), np.uint8)
-        finally:
-            closed.append(True)
-
-    left = frames()
-    store = FrameStore(tmp_path / "frames.raw", 3, 128, 96, 3)
-    with pytest.raises(ValueError, match="not"):
-        write_frame_store(store, left)
-    assert closed, "not left to the garbage collector"
-
-
 def test_disk_too_small_is_told_before_decoding(tmp_path):
     store = FrameStore(tmp_path / "frames.raw", 10**9, 1920, 1080, 3)
     error = error_of(write_frame_store, store, iter(()))
