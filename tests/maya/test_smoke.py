@@ -6,21 +6,7 @@ import numpy as np
 import pytest
 
 from tests import maya_smoke
-from tests.fake_maya import running_maya
 from tests.fake_maya.projection import project
-
-
-@pytest.fixture
-def scene():
-    with running_maya() as scene:
-        yield scene
-
-
-@pytest.fixture
-def host(scene):
-    from megasam_maya.host import MayaHost
-
-    return MayaHost()
 
 
 @pytest.fixture
@@ -38,27 +24,23 @@ def projection(scene, host, applied):
     return through_the_stand_in
 
 
-def test_its_checks_hold(scene, host, shot):
-    from maya import cmds
-
+def test_its_checks_hold(maya, host, cmds, shot):
     before = set(cmds.ls(long=True))
     applied, _ = maya_smoke.check_apply(shot, host)
     maya_smoke.check_undo(before)
     applied, _ = maya_smoke.check_apply(shot, host)
     maya_smoke.check_image_plane(applied, host)
-    maya_smoke.check_reprojection(shot, projection(scene, host, applied))
+    maya_smoke.check_reprojection(shot, projection(maya, host, applied))
 
 
-def test_a_wrong_camera_and_a_leftover_fail(scene, host, shot):
-    from maya import cmds
-
+def test_a_wrong_camera_and_a_leftover_fail(maya, host, cmds, shot):
     before = set(cmds.ls(long=True))
     applied, _ = maya_smoke.check_apply(shot, host)
     camera = host.path(applied.camera_shape)
     film = cmds.getAttr(f"{camera}.horizontalFilmOffset")
     cmds.setAttr(f"{camera}.horizontalFilmOffset", film + 1e-4)
     with pytest.raises(AssertionError, match="worst"):
-        maya_smoke.check_reprojection(shot, projection(scene, host, applied))
+        maya_smoke.check_reprojection(shot, projection(maya, host, applied))
     cmds.setAttr(f"{camera}.horizontalFilmAperture", 1.0)
     with pytest.raises(AssertionError, match="sizeX"):
         maya_smoke.check_image_plane(applied, host)

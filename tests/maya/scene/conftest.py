@@ -1,37 +1,14 @@
-"""A fresh stand-in for Maya, the plug-in's host in it, and what tests ask about the scene."""
+"""A made-up solve, and what tests ask about the scene it is applied to."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from megasam_maya.shot import SolvedShot, read_shot
 
-from tests.fake_maya import running_maya
 from tests.fake_maya.projection import project
 from tests.fake_maya.scene import Node, Scene
 from tests.maya.scene.made_up_solve import HEIGHT, WIDTH, MadeUpSolve, make_up_solve
-
-
-@pytest.fixture
-def maya() -> Iterator[Scene]:
-    with running_maya() as scene:
-        yield scene
-
-
-@pytest.fixture
-def host(maya):
-    from megasam_maya.host import MayaHost
-
-    return MayaHost()
-
-
-@pytest.fixture
-def cmds(maya):
-    import maya.cmds as commands
-
-    return commands
 
 
 @pytest.fixture

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from megasam_shared.coordinates import point_to_opencv
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
-from tests.fake_maya import running_maya
 from tests.fake_maya.projection import project
-from tests.fake_maya.scene import Scene
 from tests.maya.ui.conftest import delete_now, own_threads
 from tests.server.conftest import room_clip  # noqa: F401
 from tests.server.service.serving import Serving
 
 PATIENCE = 20_000
-
-
-@pytest.fixture
-def maya() -> Iterator[Scene]:
-    with running_maya() as scene:
-        yield scene
-
-
-@pytest.fixture
-def host(maya):
-    from megasam_maya.host import MayaHost
-
-    return MayaHost()
-
-
-@pytest.fixture
-def cmds(maya):
-    import maya.cmds as commands
-
-    return commands
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from megasam_maya.ui.level_panel import LevelPanel
 from megasam_shared.errors import MegasamError
 
 from tests.fake_maya.matrices import world_matrix
-from tests.maya.scene.conftest import cmds, host, maya, node_of, shot, solve  # noqa: F401
+from tests.maya.scene.conftest import node_of, shot, solve  # noqa: F401
 
 
 @pytest.fixture
-def panel(qtbot, host):  # noqa: F811
+def panel(qtbot, host):
     panel = LevelPanel(host)
     qtbot.addWidget(panel)
     panel.said = []
@@ -30,12 +30,12 @@ def made(host, shot):  # noqa: F811
     return apply_shot(shot, ApplyOptions(), host)
 
 
-def points_of(cmds, made, *numbers: int) -> list[str]:  # noqa: F811
+def points_of(cmds, made, *numbers: int) -> list[str]:
     group = cmds.ls(made.points, long=True)[0]
     return [f"{group}|sh010_point_{number:03d}" for number in numbers]
 
 
-def test_each_tool_works_on_the_selection_and_is_one_undo_step(panel, maya, cmds, made):  # noqa: F811
+def test_each_tool_works_on_the_selection_and_is_one_undo_step(panel, maya, cmds, made):
     before = maya.snapshot()
     steps = len(maya.undo_names)
     floor = points_of(cmds, made, 1, 5, 9, 12)
@@ -64,7 +64,7 @@ def test_each_tool_works_on_the_selection_and_is_one_undo_step(panel, maya, cmds
     assert maya.snapshot() | {"units": None} == before | {"units": None}
 
 
-def test_a_wrong_selection_is_said_and_nothing_moves(panel, maya, cmds, made):  # noqa: F811
+def test_a_wrong_selection_is_said_and_nothing_moves(panel, maya, cmds, made):
     cmds.select(points_of(cmds, made, 1, 2), replace=True)
     before = maya.snapshot()
     for button, code in (
