@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from megasam_maya.film_back_presets import user_table
@@ -11,8 +12,8 @@ from megasam_maya.ui.lens_panel import LensPanel
 from megasam_maya.ui.settings_panel import ADVANCED, MACHINE, MAIN, SettingsPanel
 from megasam_shared.settings import FIELDS, PRESETS, SolveSettings
 from PySide6.QtCore import QPoint, QPointF, Qt
-from PySide6.QtGui import QWheelEvent
-from PySide6.QtWidgets import QAbstractButton, QComboBox, QLineEdit
+from PySide6.QtGui import QKeySequence, QWheelEvent
+from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit
 
 LENS = {"focal_length_px", "focal_mm", "film_back_mm", "optimize_focal"}
 FRAMES = {"first_frame", "last_frame"}
@@ -163,9 +164,26 @@ def test_every_control_can_be_reached_by_tab_and_has_a_name(qtbot, open_dialog):
             assert named or _buddy_of(dialog, control), control
 
 
-def _buddy_of(dialog, control) -> bool:
-    from PySide6.QtWidgets import QLabel
+@pytest.mark.parametrize("in_maya", [True, False], ids=["Maya", "window"])
+def test_each_underlined_letter_goes_to_one_place(qtbot, open_dialog, host, in_maya):
+    dialog = open_dialog("tcp://127.0.0.1:9", host if in_maya else None)
+    dialog.activateWindow()
+    for index in range(dialog.tabs.count()):
+        dialog.tabs.setCurrentIndex(index)
+        texts = [dialog.tabs.tabText(i) for i in range(dialog.tabs.count())]
+        for kind in (QLabel, QAbstractButton):
+            texts += [w.text() for w in dialog.findChildren(kind) if w.isVisible()]
+        letters = Counter(QKeySequence.mnemonic(text).toString() for text in texts)
+        del letters[""]
+        assert len(letters) >= 15
+        assert [letter for letter, count in letters.items() if count > 1] == []
+    qtbot.keyClick(dialog, Qt.Key.Key_E, Qt.KeyboardModifier.AltModifier)
+    assert dialog.server.address.hasFocus()
+    qtbot.keyClick(dialog, Qt.Key.Key_G, Qt.KeyboardModifier.AltModifier)
+    assert dialog.tabs.currentWidget() is dialog.progress
 
+
+def _buddy_of(dialog, control) -> bool:
     return any(
         label.buddy() in (control, control.parentWidget()) for label in dialog.findChildren(QLabel)
     )

@@ -29,7 +29,7 @@ class FilesPanel(QGroupBox):
         self.boxes = {file.name: QCheckBox(file.label, checked=True) for file in SCENE_FILES}
         self.folder = PathField("folder for scene files", "Beside the results", folder=True)
         self.anyway = QCheckBox("Although the solve failed")
-        self.apply = QPushButton("Save scene &files")
+        self.apply = QPushButton("S&ave scene files")
         grid = QGridLayout()
         for index, box in enumerate(self.boxes.values()):
             grid.addWidget(box, index // 3, index % 3)

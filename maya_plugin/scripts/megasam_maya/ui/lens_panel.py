@@ -63,7 +63,7 @@ class LensPanel(QGroupBox):
         focal.addWidget(self.focal, 1)
         form.addRow("Film &back", self.film_back)
         form.addRow("&Width", self.width_mm)
-        form.addRow("F&ocal length", focal)
+        form.addRow("Focal lengt&h", focal)
         form.labelForField(focal).setBuddy(self.mode)
         form.addRow("", self.refine)
 

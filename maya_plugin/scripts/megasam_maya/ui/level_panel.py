@@ -39,9 +39,9 @@ class LevelPanel(QWidget):
         self.ground = self._button(
             "Gro&und plane", "Three or more points on the floor are selected", self._ground
         )
-        self.origin = self._button("Origi&n", "One point is selected", self._origin)
+        self.origin = self._button("Or&igin", "One point is selected", self._origin)
         self.horizon = self._button(
-            "&Horizon", "Take the roll out of the camera at the current frame", self._horizon
+            "Hori&zon", "Take the roll out of the camera at the current frame", self._horizon
         )
         self.distance = QDoubleSpinBox(decimals=3, minimum=0.001, maximum=1e7, value=100.0)
         self.distance.setSuffix(" cm")
@@ -50,7 +50,7 @@ class LevelPanel(QWidget):
             "Set &distance", "Two points are selected, this far apart in the set", self._scale
         )
         self.bake = self._button(
-            "&Bake down", "Move the group's transform into the camera's keys", self._bake
+            "B&ake down", "Move the group's transform into the camera's keys", self._bake
         )
         self._lay_out()
 

@@ -71,7 +71,7 @@ class ServerPanel(QWidget):
         self.state = QLabel("Not connected")
         self.details = QLabel()
         self.details.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        label = QLabel("Ser&ver")
+        label = QLabel("S&erver")
         label.setBuddy(self.address)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
