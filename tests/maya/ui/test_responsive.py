@@ -17,6 +17,8 @@ from tests.maya.ui.conftest import delete_now, own_threads
 
 PATIENCE = 60_000
 LONGEST_STALL = 0.050
+# With the waits for a core: loose, and yet nobody would call it smooth.
+LONGEST_STALL_WITH_WAITS = 0.250
 
 
 class StallWatch:
@@ -73,6 +75,7 @@ def test_no_stall_of_50_ms_while_200_frames_stream_progress_and_previews(
     )
     assert len(dialog.result.quality.frames) == 200
     assert watch.longest < LONGEST_STALL
+    assert watch.longest_with_waits < LONGEST_STALL_WITH_WAITS
 
 
 @pytest.mark.parametrize("cycles", [20, pytest.param(100, marks=pytest.mark.slow)])
