@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,9 @@ from megasam_shared.protocol import Error
 from megasam_shared.wire import encode
 
 from megasam_server.service import counters as names
+from megasam_server.service.background import unforeseen
 from megasam_server.service.counters import Counters
 from megasam_server.service.sessions import Session, Sessions
-
-_log = logging.getLogger(__name__)
 
 
 class Answers:
@@ -98,13 +96,3 @@ class Answers:
             if error.errno != errno.EHOSTUNREACH:
                 raise
             self._sessions.drop(identity)
-
-
-def unforeseen(error: Exception) -> MegasamError:
-    """The error for one that is a bug of ours; it is logged with where it came from."""
-    _log.error("a request could not be answered", exc_info=error)
-    return MegasamError(
-        "internal_error",
-        f"The server failed in a way nobody foresaw: {type(error).__name__}: {error}",
-        "Look at the server's log.",
-    )

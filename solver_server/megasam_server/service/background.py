@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import zmq
@@ -100,15 +101,18 @@ class Background:
         try:
             value = work()
         except MegasamError as error:
-            known = error
-            self.call_soon(lambda: failed(known))
+            self.call_soon(partial(failed, error))
         except Exception as error:
-            _log.exception("background work failed")
-            unknown = MegasamError(
-                "internal_error",
-                f"The server failed in a way nobody foresaw: {type(error).__name__}: {error}",
-                "Look at the server's log.",
-            )
-            self.call_soon(lambda: failed(unknown))
+            self.call_soon(partial(failed, unforeseen(error)))
         else:
             self.call_soon(lambda: done(value))
+
+
+def unforeseen(error: Exception) -> MegasamError:
+    """The error for one that is a bug of ours; it is logged with where it came from."""
+    _log.error("a client's request or the server's own work failed", exc_info=error)
+    return MegasamError(
+        "internal_error",
+        f"The server failed in a way nobody foresaw: {type(error).__name__}: {error}",
+        "Look at the server's log.",
+    )

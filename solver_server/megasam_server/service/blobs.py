@@ -12,13 +12,14 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import FileContent, Wanted
 
+from megasam_server.service.byte_size import byte_size
 from megasam_server.service.spare_room import disk_full, is_full
 
 _OPEN_PARTS = 64
@@ -29,24 +30,20 @@ _PART = ".part"
 _CACHED_BYTES = 256 << 10
 
 
-class Account(Protocol):
-    """Who pays for what lies in a store."""
-
-    def admit(self, files: Iterable[FileContent]) -> None:
-        """Note that the files are used now; raises MegasamError when they are too much."""
-
-
 class BlobStore:
     """Content store in one folder. Safe to use from several threads.
 
     Args:
         folder: made when it is not there.
-        account: asked before files come; None for a store without bounds.
+        admit: called before files come, to note that they are used; raises MegasamError when
+            they are too much. None for a store without bounds.
     """
 
-    def __init__(self, folder: Path, account: Account | None = None) -> None:
+    def __init__(
+        self, folder: Path, admit: Callable[[Iterable[FileContent]], None] | None = None
+    ) -> None:
         self._folder = folder
-        self._account = account
+        self._admit = admit
         folder.mkdir(parents=True, exist_ok=True)
         self._offered: OrderedDict[str, int] = OrderedDict()
         self._parts: OrderedDict[str, _Part] = OrderedDict()
@@ -64,11 +61,11 @@ class BlobStore:
         """The files that are not there, each with the offset to go on from.
 
         Raises:
-            MegasamError: ``server_disk_full`` when they would not fit, or what the account says.
+            MegasamError: ``server_disk_full`` when they would not fit, or what ``admit`` says.
         """
         files = list(files)
-        if self._account is not None:
-            self._account.admit(files)
+        if self._admit is not None:
+            self._admit(files)
         wanted, bytes_to_come = [], 0
         for content in files:
             if self.path_of(content) is not None:
@@ -83,7 +80,7 @@ class BlobStore:
             bytes_to_come += content.size - offset
         free = shutil.disk_usage(self._folder).free
         if bytes_to_come and bytes_to_come + _SPARE_BYTES > free:
-            raise disk_full(f"{bytes_to_come / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB free")
+            raise disk_full(f"{byte_size(bytes_to_come)} are to come, {byte_size(free)} free")
         return wanted
 
     def write(self, sha256: str, offset: int, data: bytes) -> int:

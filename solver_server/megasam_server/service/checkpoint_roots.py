@@ -10,6 +10,8 @@ from pathlib import Path
 from megasam_shared.errors import MegasamError
 from megasam_shared.settings import SolveSettings
 
+from megasam_server.service.client_paths import shown_path
+
 
 class CheckpointRoots:
     """The folders that the setting ``model_path`` may name.
@@ -46,10 +48,9 @@ class CheckpointRoots:
             real = Path(os.path.realpath(asked))
             if any(real.is_relative_to(root) for root in self._roots):
                 return replace(settings, model_path=str(real))
-        shown = asked[:200].encode("unicode_escape").decode()
         raise MegasamError(
             "path_not_allowed",
-            f"The server does not load checkpoints from {shown}: clients may name none of its"
+            f"The server does not load checkpoints from {shown_path(asked)}: clients may name none of its"
             " folders but those that are shared for it.",
             "Leave model_path empty to use the server's checkpoints, or ask who runs the server to"
             " share the folder (media.checkpoint_roots in its config file).",

@@ -59,6 +59,11 @@ def parts_of(path: str) -> list[str]:
     return [part for part in plain.split("/") if part not in ("", ".")]
 
 
+def shown_path(path: str) -> str:
+    """The path for a message: not too long, and without what would move a terminal's cursor."""
+    return path[:200].encode("unicode_escape").decode()
+
+
 def look_up(folder: Path, names: list[str], ignore_case: bool) -> Path:
     """The path below ``folder``; it need not exist.
 

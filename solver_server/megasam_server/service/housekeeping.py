@@ -17,6 +17,7 @@ from typing import Any
 
 from megasam_shared.errors import MegasamError
 
+from megasam_server.service.byte_size import byte_size
 from megasam_server.service.job_folder import write_whole
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.options import StorageLimits
@@ -120,7 +121,7 @@ def describe(collected: Collected) -> str:
     """One line for people."""
     return (
         f"{collected.jobs} jobs, {collected.uploads} uploads, {collected.parts} half-sent files,"
-        f" {collected.stage_outputs} stage outputs: {collected.bytes / 1e6:.1f} MB"
+        f" {collected.stage_outputs} stage outputs: {byte_size(collected.bytes)}"
     )
 
 

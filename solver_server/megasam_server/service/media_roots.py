@@ -10,7 +10,13 @@ from pathlib import Path
 from megasam_shared.errors import MegasamError
 from megasam_shared.sequence import find_sequence, is_image, is_movie
 
-from megasam_server.service.client_paths import ClientPrefix, is_absolute, look_up, parts_of
+from megasam_server.service.client_paths import (
+    ClientPrefix,
+    is_absolute,
+    look_up,
+    parts_of,
+    shown_path,
+)
 from megasam_server.service.options import EVERY_CLIENT
 
 _LONGEST = 4096
@@ -132,7 +138,7 @@ def _plate_at(real: Path, asked: str, roots: Sequence[Path]) -> Path:
     if not real.is_dir() and not is_image(real):
         raise MegasamError(
             "not_media",
-            f"{_shown(asked)} is neither a movie nor a picture nor a folder of pictures.",
+            f"{shown_path(asked)} is neither a movie nor a picture nor a folder of pictures.",
             "Name a plate that exists below a media root of the server.",
         )
     _check_frames(real, roots)
@@ -151,7 +157,7 @@ def _real_below(path: Path, roots: Sequence[Path]) -> Path | None:
     A pattern (``plate.%04d.exr``) is no file: there the folder decides.
     """
     try:
-        if is_pattern(path.name):
+        if _is_pattern(path.name):
             real = Path(os.path.realpath(path.parent, strict=True)) / path.name
         else:
             real = Path(os.path.realpath(path, strict=True))
@@ -160,7 +166,7 @@ def _real_below(path: Path, roots: Sequence[Path]) -> Path | None:
     return real if any(real.is_relative_to(root) for root in roots) else None
 
 
-def is_pattern(name: str) -> bool:
+def _is_pattern(name: str) -> bool:
     """Whether a file name stands for the frames of a sequence."""
     return any(sign in name for sign in "%#*")
 
@@ -178,11 +184,7 @@ def _existing(root: Path) -> Path:
 def _refused(path: str) -> MegasamError:
     return MegasamError(
         "path_not_allowed",
-        f"The server does not open {_shown(path)}: it is not a plate below one of its media roots.",
+        f"The server does not open {shown_path(path)}: it is not a plate below one of its media roots.",
         "Upload the plate, or ask who runs the server to share the folder (--media-root, or a"
         " mapped prefix).",
     )
-
-
-def _shown(path: str) -> str:
-    return path[:200].encode("unicode_escape").decode()

@@ -21,8 +21,8 @@ from megasam_shared.wire import MAX_MESSAGE_BYTES, decode, request_number
 
 from megasam_server.media.picture_limits import PICTURE_LIMITS_VARIABLE
 from megasam_server.service import counters as names
-from megasam_server.service.answers import Answers, unforeseen
-from megasam_server.service.background import Background
+from megasam_server.service.answers import Answers
+from megasam_server.service.background import Background, unforeseen
 from megasam_server.service.checkpoint_requests import CheckpointRequests
 from megasam_server.service.choose_executor import choose_executor
 from megasam_server.service.counters import Counters

@@ -7,14 +7,15 @@ needed. Nothing that a waiting or running job needs is ever touched. Ages are co
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shutil
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from megasam_shared.errors import MegasamError
@@ -22,6 +23,7 @@ from megasam_shared.protocol import FileContent
 
 from megasam_server.pipeline.stage_cache import entries, is_unfinished
 from megasam_server.service.blobs import BlobStore
+from megasam_server.service.byte_size import byte_size
 from megasam_server.service.job_folder import JobFolder
 from megasam_server.service.options import StorageLimits
 from megasam_server.service.state_index import BLOBS_FOLDER, CACHE_FOLDER, JOBS_FOLDER, connect
@@ -98,7 +100,7 @@ class Storage:
         with self._lock:
             store = self._stores.get(folder)
             if store is None:
-                store = BlobStore(self._blobs / folder, _Account(self, folder))
+                store = BlobStore(self._blobs / folder, partial(self.admit, folder))
                 self._stores[folder] = store
             return store
 
@@ -297,32 +299,12 @@ class Storage:
                 freed += row["size"]
         return freed
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
-
-
-class _Account:
-    """An owner's side of the storage, for its :class:`BlobStore`."""
-
-    def __init__(self, storage: Storage, folder: str) -> None:
-        self._storage = storage
-        self._folder = folder
-
-    def admit(self, files: Iterable[FileContent]) -> None:
-        self._storage.admit(self._folder, files)
-
-
-class _Transaction:
-    """Many statements, one write to the disk; nothing of them when one fails."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Many statements, one write to the disk; nothing of them when one fails."""
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:  # commits, or rolls back
+            yield
 
 
 def upload_folder(owner: str) -> str:
@@ -333,8 +315,8 @@ def upload_folder(owner: str) -> str:
 def _quota_exceeded(coming: int, over: int, limit: int) -> MegasamError:
     return MegasamError(
         "quota_exceeded",
-        f"The server keeps {_size(limit)} of uploads and results for each client; with these"
-        f" {_size(coming)} it would be {_size(over)} too much.",
+        f"The server keeps {byte_size(limit)} of uploads and results for each client; with these"
+        f" {byte_size(coming)} it would be {byte_size(over)} too much.",
         "Solve a shorter range, wait until earlier results are removed, or ask who runs the server"
         " for a larger quota.",
     )
@@ -343,11 +325,7 @@ def _quota_exceeded(coming: int, over: int, limit: int) -> MegasamError:
 def _storage_exceeded(coming: int) -> MegasamError:
     return MegasamError(
         "storage_exceeded",
-        f"The server has no room for these {_size(coming)}: uploads and results of its clients"
+        f"The server has no room for these {byte_size(coming)}: uploads and results of its clients"
         " take all that it may keep.",
         "Try again later, or ask who runs the server to give it more room or to run 'megasam gc'.",
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

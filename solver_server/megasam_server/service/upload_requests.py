@@ -12,6 +12,7 @@ from megasam_shared.protocol import Chunk, ChunkTaken, FileContent, MediaFile, N
 from megasam_server.service import counters as names
 from megasam_server.service.answers import Answers
 from megasam_server.service.background import Background
+from megasam_server.service.byte_size import byte_size
 from megasam_server.service.counters import Counters
 from megasam_server.service.options import UploadLimits
 from megasam_server.service.ownership import Ownership
@@ -81,18 +82,14 @@ def check_upload(files: Iterable[FileContent | MediaFile], limits: UploadLimits)
     if sizes and max(sizes) > limits.file_bytes:
         raise MegasamError(
             "file_too_large",
-            f"A file has {_size(max(sizes))}; the server takes at most"
-            f" {_size(limits.file_bytes)} each.",
+            f"A file has {byte_size(max(sizes))}; the server takes at most"
+            f" {byte_size(limits.file_bytes)} each.",
             "Ask who runs the server to raise the limit, or solve a smaller version of the plate.",
         )
     if sum(sizes) > limits.submission_bytes:
         raise MegasamError(
             "upload_too_large",
-            f"The files have {_size(sum(sizes))}; the server takes at most"
-            f" {_size(limits.submission_bytes)} for one job.",
+            f"The files have {byte_size(sum(sizes))}; the server takes at most"
+            f" {byte_size(limits.submission_bytes)} for one job.",
             "Solve a part of the plate with a frame range.",
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
