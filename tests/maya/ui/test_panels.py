@@ -9,7 +9,9 @@ import pytest
 from megasam_maya.film_back_presets import user_table
 from megasam_maya.ui.error_graph import ErrorGraph
 from megasam_maya.ui.lens_panel import LensPanel
+from megasam_maya.ui.progress_panel import ProgressPanel
 from megasam_maya.ui.settings_panel import ADVANCED, MACHINE, MAIN, SettingsPanel
+from megasam_shared.protocol import Progress
 from megasam_shared.settings import FIELDS, PRESETS, SolveSettings
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QKeySequence, QWheelEvent
@@ -101,6 +103,15 @@ def test_users_extend_the_film_backs_and_hear_of_mistakes(shown):
     assert problems[0].code == "film_back_table_invalid" and "width_mm" in str(problems[0])
 
 
+@pytest.mark.parametrize(
+    ("done", "total", "words"), [(12, 30, "12 of 30"), (0.3, 1, "30%"), (1, 1, "100%")]
+)
+def test_a_stage_says_frames_or_else_its_share(shown, done, total, words):
+    panel = shown(ProgressPanel())
+    panel.show_progress(Progress("j" * 32, "tracking", done, total, "", 0.4, [], 3.0))
+    assert panel.notes["tracking"].text() == words
+
+
 def test_graph_click_and_arrow_keys_choose_frames(qtbot, shown):
     graph = shown(ErrorGraph())
     graph.resize(400, 150)
@@ -178,7 +189,7 @@ def test_each_underlined_letter_goes_to_one_place(qtbot, open_dialog, host, in_m
         assert len(letters) >= 15
         assert [letter for letter, count in letters.items() if count > 1] == []
     qtbot.keyClick(dialog, Qt.Key.Key_E, Qt.KeyboardModifier.AltModifier)
-    assert dialog.server.address.hasFocus()
+    assert dialog.server.address.lineEdit().hasFocus()
     qtbot.keyClick(dialog, Qt.Key.Key_G, Qt.KeyboardModifier.AltModifier)
     assert dialog.tabs.currentWidget() is dialog.progress
 

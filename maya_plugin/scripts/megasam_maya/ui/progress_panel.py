@@ -155,7 +155,9 @@ class ProgressPanel(QWidget):
             self._stage, self._stage_began, self._stage_from = progress.stage, now, progress.done
         share = progress.done / progress.total if progress.total > 0 else 0.0
         self._set(progress.stage, share)
-        text = f"{progress.done:.0f} of {progress.total:.0f}"
+        # Stages that do not count frames report a share of 1.
+        counted = progress.total > 1
+        text = f"{progress.done:.0f} of {progress.total:.0f}" if counted else f"{share:.0%}"
         made = progress.done - self._stage_from
         spent = now - self._stage_began
         if made > 0 and spent > 1.0 and share < 1.0:
