@@ -224,8 +224,13 @@ class MotionFinder:
             weight += trust
         return clean_mask(cv2.resize(total / weight, (width, height)))
 
-    def masks(self, report: Callable[[int], None]) -> tuple[np.ndarray, float]:
+    def masks(
+        self, report: Callable[[int], None], show: Callable[[int, np.ndarray], None]
+    ) -> tuple[np.ndarray, float]:
         """Pass 3: agree with neighbouring frames and decide.
+
+        Args:
+            show: told each frame and its mask, uint8 [h,w].
 
         Returns:
             masks, uint8 [N,h,w] read-only memory map, 1 = moving; and their mean.
@@ -236,6 +241,7 @@ class MotionFinder:
             for frame, mask in enumerate(map_in_order(self._mask_frame, range(shape[0]))):
                 moving += int(np.count_nonzero(mask))
                 file.write(mask.tobytes())
+                show(frame, mask)
                 report(frame + 1)
         masks = np.memmap(self._masks_path, np.uint8, mode="r", shape=shape)
         return masks, moving / masks.size

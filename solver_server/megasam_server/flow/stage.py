@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from megasam_server.flow.rigid_depth import RigidDepthStore
 from megasam_server.flow.rigid_fit import RigidFit, fit_rigid
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.media.frame_store import FrameStore
+from megasam_server.media.preview import Previews, tinted
 from megasam_server.pipeline.progress import Progress
 from megasam_server.tracking.solution import TrackingSolution
 
@@ -81,6 +83,7 @@ def solve_flow(
     user_masks: FrameStore | None,
     solution: TrackingSolution,
     settings: SolveSettings,
+    frame_numbers: Sequence[int],
     work_dir: Path,
     progress: Progress,
 ) -> FlowResult:
@@ -91,6 +94,7 @@ def solve_flow(
         user_masks: N masks, 1 = leave out of every statistic; None without masks.
         solution: N cameras and static points, plate pixels.
         settings: ``quality_preset`` picks the flow's effort.
+        frame_numbers: of the plate, for whoever watches.
         work_dir: existing folder; a folder ``flow`` is made in it.
 
     Raises:
@@ -115,10 +119,15 @@ def solve_flow(
         """Progress of the ``number``-th of five passes over the frames."""
         return lambda done: progress.update("flow", number * count + done, 5 * count)
 
+    previews = Previews(progress, "flow", frame_numbers)
+
+    def show(frame: int, mask: np.ndarray) -> None:
+        previews.show(frame, lambda: tinted(dense.rgb(frame), mask))
+
     flows = compute_flow(dense, cameras, edges, middle, settings.quality_preset, folder, part(0))
     rigid = fit_rigid(flows, cameras, near, dense, part(1))
     finder = MotionFinder(dense, cameras, flows, rigid, near, _typical_depth(middle), folder)
     finder.explain(part(2))
     finder.weigh(part(3))
-    masks, share = finder.masks(part(4))
+    masks, share = finder.masks(part(4), show)
     return FlowResult(flows, rigid, near, finder.depth, masks, share)

@@ -61,14 +61,14 @@ def decode(plate: Plate, store_path: Path, long_side_limit: int, progress: Progr
 def _reduced(plate: Plate, store: FrameStore, progress: Progress) -> Iterator[np.ndarray]:
     flat = True
     progress.update(STAGE, 0, store.num_frames)
-    previews = Previews(progress, STAGE)
+    previews = Previews(progress, STAGE, plate.info.frame_numbers)
     for done, picture in enumerate(plate, start=1):
         small = picture
         if picture.shape != store.frame_shape:
             small = cv2.resize(picture, (store.width, store.height), interpolation=cv2.INTER_AREA)
         if flat:
             flat = bool(cv2.meanStdDev(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))[1][0, 0] < FLAT)
-        previews.show(plate.info.frame_numbers[done - 1], small)
+        previews.show(done - 1, lambda small=small: small)
         yield small
         progress.update(STAGE, done, store.num_frames)
     if flat:

@@ -37,7 +37,9 @@ def solve_classical(
     with meter.stage("tracking"):
         solution = track(job, footage, cache, progress)
     with meter.stage("flow"):
-        flow = solve_flow(frames, masks, solution, settings, job.work_dir, progress)
+        flow = solve_flow(
+            frames, masks, solution, settings, plate.frame_numbers, job.work_dir, progress
+        )
     with meter.stage("video_depth"):
         depth = solve_depth(frames, masks, flow, solution, settings, job.work_dir, progress)
     quality = judge(solution, plate, flow.moving_share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 from megasam_server.flow.stage import solve_flow
@@ -14,13 +15,14 @@ from megasam_shared.settings import SolveSettings
 
 from tests.server.plane_scene import make_shot, mask_store
 
+FIRST = 1001
 SETTINGS = SolveSettings(quality_preset="balanced")
 
 
 def run(shot, folder, masks=None, settings=SETTINGS, progress=None):
-    return solve_flow(
-        shot.frames, masks, shot.solution, settings, folder, progress or SilentProgress()
-    )
+    numbers = range(FIRST, FIRST + shot.frames.num_frames)
+    progress = progress or SilentProgress()
+    return solve_flow(shot.frames, masks, shot.solution, settings, numbers, folder, progress)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -29,10 +31,13 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 class Recorder(SilentProgress):
     def __init__(self) -> None:
-        self.calls = []
+        self.calls, self.previews = [], []
 
     def update(self, stage, done, total, note="") -> None:
         self.calls.append((stage, done, total))
+
+    def preview(self, stage, frame, jpeg) -> None:
+        self.previews.append((stage, frame, cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)))
 
 
 def test_static_shot_has_almost_nothing_moving(tmp_path):
@@ -54,9 +59,15 @@ def test_static_shot_with_slightly_wrong_cameras(tmp_path):
 
 def test_mover_is_found_where_it_is(tmp_path):
     shot = make_shot(tmp_path, mover=True)
-    result = run(shot, tmp_path)
+    watch = Recorder()
+    result = run(shot, tmp_path, progress=watch)
     assert iou(result.motion_masks > 0, shot.moving) > 0.6
     assert result.moving_share == pytest.approx(result.motion_masks.mean())
+    stage, number, shown = watch.previews[0]
+    assert (stage, number) == ("flow", FIRST)
+    redder = shown[..., 2].astype(float) - shot.frames.frame(0)[..., 0]
+    mask = result.motion_masks[0] > 0
+    assert redder[mask].mean() > 20 + abs(redder[~mask].mean())
 
 
 def test_mover_before_a_turning_camera(tmp_path):

@@ -19,7 +19,8 @@ SETTINGS = SolveSettings(quality_preset="balanced")
 
 def run(shot, folder, masks=None, settings=SETTINGS, progress=None):
     progress = progress or SilentProgress()
-    flow = solve_flow(shot.frames, masks, shot.solution, settings, folder, progress)
+    numbers = range(shot.frames.num_frames)
+    flow = solve_flow(shot.frames, masks, shot.solution, settings, numbers, folder, progress)
     return solve_depth(shot.frames, masks, flow, shot.solution, settings, folder, progress)
 
 
