@@ -125,13 +125,14 @@ def bundle_rows(bench: Bench) -> Iterator[Row]:
         poses = se3.retract(true, 0.005 * normal(frames, 6))
         start = (disps * (1 + 0.05 * normal(*disps.shape))).clamp(min=0.1)
         eta = torch.full_like(disps, 1e-3)
-        values = [poses, start, intrinsics, disps, target, weight, eta, ii, jj]
+        values = [poses, start, intrinsics, disps, target, weight, eta]
         values = [value.to(device) for value in values]
-        topology = EdgeTopology.build(*values[-2:], 1, frames, height * width)
+        edges = torch.stack([ii, jj], dim=1).numpy()
+        topology = EdgeTopology.build(edges, 1, frames, height * width, device)
         options = BundleOptions(iterations=1)
 
         def step() -> tuple[Tensor, Tensor]:
-            state = dense_bundle_adjust(*values, 1, frames, options, topology)
+            state = dense_bundle_adjust(*values, topology, options)
             return state.poses, state.disps
 
         return step

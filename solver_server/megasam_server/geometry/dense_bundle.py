@@ -11,7 +11,7 @@ Levenberg-Marquardt damping of the pose blocks; disparities, which meet only the
 eliminated (Schur complement) and the remaining dense system is solved by Cholesky in float64.
 
 Everything is a fixed sequence of batched operations on the device of the inputs: nothing waits for
-the device, and given an :class:`EdgeTopology` the whole call can be captured in a CUDA graph.
+the device, and the whole call can be captured in a CUDA graph.
 Float32 products must not be rounded to TF32 (torch's default for matrix products on CUDA).
 """
 
@@ -106,34 +106,25 @@ def dense_bundle_adjust(
     target: Tensor,
     weight: Tensor,
     eta: Tensor,
-    ii: Tensor,
-    jj: Tensor,
-    first_free: int,
-    end: int,
+    topology: EdgeTopology,
     options: BundleOptions,
-    topology: EdgeTopology | None = None,
 ) -> BundleState:
-    """Adjust the poses of frames first_free..end-1 and the disparities of these and all sources.
+    """Adjust the poses of the topology's free frames and the disparities of these and all sources.
 
     Args:
         poses: [N, 7] cam_from_world.
         disps: [N, h, w] disparities, 1/depth.
         intrinsics: [4] fx, fy, cx, cy in pixels of the disparity map, for all frames.
         disps_prior: [N, h, w], 0 where there is no prior.
-        target: [E, h, w, 2] where the pixels of frame ii are seen in frame jj.
+        target: [E, h, w, 2] where the pixels of an edge's frame ii are seen in its frame jj.
         weight: [E, h, w, 2] confidence, 0..1. With weight 0, target may be anything, also NaN.
         eta: [N, h, w] damping of disparities that have no prior, by frame.
-        ii, jj: [E] int64.
-        first_free, end: range of the free poses. Scale is fixed by the prior or by two fixed poses.
+        topology: of the edges. Scale is fixed by the prior or by two poses that are not free.
         options: see there.
-        topology: ``EdgeTopology.build(ii, jj, first_free, end, h * w)``, for callers that adjust
-            the same edges again: without it the edges are copied to the CPU once per call.
 
     Returns:
         New tensors. A step whose system is not positive definite leaves the poses as they are.
     """
-    if topology is None:
-        topology = EdgeTopology.build(ii, jj, first_free, end, disps[0].numel())
     observed = _Observations(
         target.movedim(-1, 1).flatten(2),
         (WEIGHT_SCALE * weight).movedim(-1, 1).flatten(2),

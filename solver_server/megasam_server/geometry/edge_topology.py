@@ -1,7 +1,7 @@
 """Which unknowns of a dense bundle adjustment meet: the index tables of its block sums.
 
-They depend on the edges alone. Building them needs the edges on the CPU once; after that a bundle
-adjustment has fixed shapes and never waits for the device.
+They depend on the edges alone, and are made of them on the CPU; after that a bundle adjustment has
+fixed shapes and never waits for the device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class SourceGroup:
         ii, jj: [E] frames.
         source: [E] position of ii in ``sources``.
         sources: [K] frames.
-        edge_slots: [E, 2] slots of poses ii and jj.
         edge_blocks: [E*9] where the 3x3 blocks of (pose i, pose j, slot P) go in the system.
         rows: [2E] where the blocks of (pose i) and (pose j) against disparity go, as position in
             K*(D+1) rows plus one that is thrown away.
@@ -42,7 +41,6 @@ class SourceGroup:
     jj: Tensor
     source: Tensor
     sources: Tensor
-    edge_slots: Tensor
     edge_blocks: Tensor
     rows: Tensor
     row_slots: Tensor
@@ -70,24 +68,23 @@ class EdgeTopology:
     @classmethod
     def build(
         cls,
-        ii: Tensor,
-        jj: Tensor,
+        edges: np.ndarray,
         first_free: int,
         end: int,
         pixels: int,
+        device: torch.device,
         pixels_at_once: int = PIXELS_AT_ONCE,
     ) -> EdgeTopology:
-        """Tables for edges ii -> jj, [E] int64 each, on the device of ``ii``.
+        """Tables on ``device`` for ``edges`` ii -> jj, integers [E, 2].
 
-        Sources are the frames of ``ii`` and all free frames. ``pixels`` is the size h*w of a
-        disparity map; ``pixels_at_once`` bounds the pixels of a group's edges (a single source
-        frame is never split).
+        Sources are the frames of ii and all free frames. ``pixels`` is the size h*w of a disparity
+        map; ``pixels_at_once`` bounds the pixels of a group's edges (a single source frame is never
+        split).
 
         Raises:
             ValueError: an edge from a frame to itself, or an empty range of free frames.
         """
-        device = ii.device
-        ii, jj = ii.cpu().numpy(), jj.cpu().numpy()
+        ii, jj = edges.T
         if (ii == jj).any():
             raise ValueError("an edge leads from a frame to itself")
         if not 0 <= first_free < end:
@@ -101,9 +98,9 @@ class EdgeTopology:
         # Like degrees together: a group is padded to its largest, which is its last.
         order = np.argsort(degree, kind="stable")
         parts, start = [], 0
-        for position, edges in enumerate(np.maximum(degree[order], 1).tolist()):
+        for position, count in enumerate(np.maximum(degree[order], 1).tolist()):
             # Its pixels, and its products of rows, which cost about as much as three pixels each.
-            cost = edges * pixels + 3 * (edges + 1) ** 2
+            cost = count * pixels + 3 * (count + 1) ** 2
             if position > start and (position + 1 - start) * cost > pixels_at_once:
                 parts.append(order[start:position])
                 start = position
@@ -150,7 +147,6 @@ def _group(
         jj=on_device(jj),
         source=on_device(source),
         sources=on_device(sources),
-        edge_slots=on_device(edge_slots),
         edge_blocks=on_device(edge_blocks.ravel()),
         rows=on_device(rows),
         row_slots=on_device(row_slots),

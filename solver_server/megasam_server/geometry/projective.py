@@ -116,28 +116,6 @@ def pixel_grid(height: int, width: int, dtype: torch.dtype | None = None, device
     return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1)
 
 
-def back_project(disps: Tensor, intrinsics: Tensor) -> Tensor:
-    """Homogeneous points (x/z, y/z, 1, d) of every pixel, [N, h, w] -> [N, h, w, 4].
-
-    ``intrinsics`` is [4] or [N, 4].
-    """
-    height, width = disps.shape[-2:]
-    grid = pixel_grid(height, width, disps.dtype, disps.device)  # [h, w, 2]
-    focal, centre = intrinsics[..., None, None, :].split(2, dim=-1)
-    rays = ((grid - centre) / focal).expand(*disps.shape, 2)
-    ones = torch.ones_like(disps)
-    return torch.cat([rays, ones.unsqueeze(-1), disps.unsqueeze(-1)], dim=-1)
-
-
-def project(points: Tensor, intrinsics: Tensor) -> Tensor:
-    """(u, v) of points (x, y, z, ...), [N, h, w, 3 or 4] -> [N, h, w, 2].
-
-    Division by z as in :func:`guarded_inverse`.
-    """
-    focal, centre = intrinsics[..., None, None, :].split(2, dim=-1)
-    return points[..., :2] * guarded_inverse(points[..., 2:3]) * focal + centre
-
-
 def guarded_inverse(z: Tensor) -> Tensor:
     """1/z; 1 where z is less than half of MIN_DEPTH, or behind the camera. Any shape."""
     return 1 / z.masked_fill(z < 0.5 * MIN_DEPTH, 1.0)
@@ -212,30 +190,24 @@ def frame_distance(
     ii: Tensor,
     jj: Tensor,
     beta: float,
-    bidirectional: bool = True,
 ) -> Tensor:
-    """Mean motion of the picture between frames, in pixels of the disparity map, [E].
+    """Mean motion of the picture between frames, both ways, in pixels of the disparity map, [E].
 
     Of every pixel: beta times the length of its motion, plus (1 - beta) times that of the motion
-    which the translation alone would cause. FAR_APART where less than MIN_VISIBLE of the picture
-    stays in front of the other camera.
+    which the translation alone would cause. A way counts as FAR_APART where less than MIN_VISIBLE of
+    the picture stays in front of the other camera.
 
     Args:
         poses: [N, 7]; disps: [N, h, w]; intrinsics: [4] or [N, 4]; ii, jj: [E].
         beta: share of the full motion, 0..1.
-        bidirectional: mean of (i, j) and (j, i) instead of (i, j) alone.
     """
-    if bidirectional:
-        both = frame_distance(
-            poses, disps, intrinsics, torch.cat([ii, jj]), torch.cat([jj, ii]), beta, False
-        )
-        return both.unflatten(0, (2, -1)).mean(0)
+    ii, jj = torch.cat([ii, jj]), torch.cat([jj, ii])
     edges_at_once = max(1, PIXELS_AT_ONCE // disps[0].numel())
     groups = [
         _one_way_distance(poses, disps, intrinsics, i, j, beta)
         for i, j in zip(ii.split(edges_at_once), jj.split(edges_at_once), strict=True)
     ]
-    return torch.cat(groups)
+    return torch.cat(groups).unflatten(0, (2, -1)).mean(0)
 
 
 def _one_way_distance(poses, disps, intrinsics, ii, jj, beta: float) -> Tensor:

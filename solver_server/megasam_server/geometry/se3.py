@@ -167,7 +167,7 @@ def from_matrix(motion: Tensor) -> Tensor:
 def identity(*shape: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
     """Poses that change nothing, [*shape, 7]."""
     pose = torch.zeros(*shape, 7, dtype=dtype, device=device)
-    pose[..., 6] = 1
+    pose[..., 6].fill_(1)
     return pose
 
 

@@ -26,7 +26,7 @@ UNDAMPED = {"lm": 1e-9, "ep": 1e-9, "iterations": 12}
 
 
 def problem(scene: DenseScene, noise: float = 0.02) -> dict:
-    """Arguments of dense_bundle_adjust with exact flow and disturbed poses and disparities."""
+    """Arguments of :func:`adjust` with exact flow and disturbed poses and disparities."""
     twists = noise * scene.random(scene.frames, 6, seed=5)
     twists[:2] = 0  # two cameras are known, and so is scale
     factors = torch.exp(5 * noise * scene.random(*scene.disps.shape, seed=6))
@@ -46,8 +46,17 @@ def problem(scene: DenseScene, noise: float = 0.02) -> dict:
     }
 
 
+def topology_of(arguments: dict, **limit) -> EdgeTopology:
+    edges = torch.stack([arguments["ii"], arguments["jj"]], dim=1).numpy()
+    pixels = arguments["disps"][0].numel()
+    frames = arguments["first_free"], arguments["end"]
+    return EdgeTopology.build(edges, *frames, pixels, torch.device("cpu"), **limit)
+
+
 def adjust(arguments: dict, topology: EdgeTopology | None = None, **options) -> BundleState:
-    return dense_bundle_adjust(**arguments, options=BundleOptions(**options), topology=topology)
+    others = {k: v for k, v in arguments.items() if k not in ("ii", "jj", "first_free", "end")}
+    topology = topology or topology_of(arguments)
+    return dense_bundle_adjust(**others, topology=topology, options=BundleOptions(**options))
 
 
 def close(a, b, tolerance):
@@ -247,7 +256,7 @@ def test_groups_of_edges_give_the_same_sums(scene, options, edges_at_once):
     """Many groups, linearised twice, against one that is kept."""
     start = problem(scene)
     size = scene.height * scene.width
-    topology = EdgeTopology.build(scene.ii, scene.jj, 2, scene.frames, size, edges_at_once * size)
+    topology = topology_of(start, pixels_at_once=edges_at_once * size)
     assert len(topology.groups) > 2
     edges = torch.cat([group.edges for group in topology.groups])
     assert sorted(edges.tolist()) == list(range(len(scene.ii)))
@@ -308,9 +317,9 @@ def waits_for_the_device(call) -> set[str]:
 
 
 def test_nothing_waits_for_the_device(scene):
-    """Given the topology, so that a call can be captured in a CUDA graph."""
+    """So that a call can be captured in a CUDA graph."""
     start = problem(scene)
-    topology = EdgeTopology.build(scene.ii, scene.jj, 2, scene.frames, scene.disps[0].numel())
+    topology = topology_of(start)
     view = [start[k] for k in ("poses", "disps", "intrinsics", "ii", "jj")]
     for options in ({}, {"optimise_focal": True}, {"motion_only": True}):
         assert waits_for_the_device(lambda o=options: adjust(start, topology, **o)) == set()
@@ -322,9 +331,9 @@ def test_nothing_waits_for_the_device(scene):
 
 def test_topology_refuses_what_it_cannot_number(scene):
     with pytest.raises(ValueError, match="itself"):
-        EdgeTopology.build(torch.tensor([0, 1]), torch.tensor([1, 1]), 1, 2, 48)
+        topology_of(problem(scene) | {"jj": scene.ii})
     with pytest.raises(ValueError, match="no free frames"):
-        EdgeTopology.build(scene.ii, scene.jj, 3, 3, 48)
+        topology_of(problem(scene) | {"first_free": 3, "end": 3})
 
 
 def test_observability_falls_with_parallax(scene):

@@ -18,6 +18,7 @@ from megasam_server.geometry.dense_bundle import (  # noqa: E402
     dense_bundle_adjust,
     observability,
 )
+from megasam_server.geometry.edge_topology import EdgeTopology  # noqa: E402
 from megasam_server.geometry.projective import projective_transform  # noqa: E402
 
 FRONTEND = {"lm": 1e-4, "ep": 0.1}
@@ -38,6 +39,9 @@ def close(ours, reference, tolerance: float) -> None:
 
 def adjust(scene: dict, first_free: int = 1, prior: bool = True, **options) -> BundleState:
     """Our bundle adjustment of the golden scene; frames up to the last are free."""
+    edges = torch.stack([scene["ii"], scene["jj"]], dim=1).numpy()
+    pixels = scene["disps"][0].numel()
+    topology = EdgeTopology.build(edges, first_free, 5, pixels, torch.device("cpu"))
     return dense_bundle_adjust(
         scene["poses"],
         scene["disps"],
@@ -46,10 +50,7 @@ def adjust(scene: dict, first_free: int = 1, prior: bool = True, **options) -> B
         scene["target"][0],
         scene["weight"][0],
         scene["eta"],
-        scene["ii"],
-        scene["jj"],
-        first_free,
-        5,
+        topology,
         BundleOptions(**options),
     )
 

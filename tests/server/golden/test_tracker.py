@@ -8,7 +8,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from megasam_server.models.droid_net import DroidNet  # noqa: E402
-from megasam_server.tracking.dense_slam.depth_prior import prior_from_depth  # noqa: E402
 from megasam_server.tracking.dense_slam.frames import TrackingFrame  # noqa: E402
 from megasam_server.tracking.dense_slam.frontend import Frontend  # noqa: E402
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore  # noqa: E402
@@ -28,15 +27,16 @@ def ba_calls(monkeypatch):
     calls = []
     adjust = KeyframeStore.bundle_adjust
 
-    def record(store, target, weight, eta, ii, jj, first_free, end, bundle, use_prior=True, **kw):
+    def record(store, target, weight, eta, topology, bundle):
+        order = torch.cat([group.edges for group in topology.groups]).argsort()
         call = {
-            "ii": ii.tolist(),
-            "jj": jj.tolist(),
-            "t0": first_free,
-            "t1": end,
+            "ii": torch.cat([group.ii for group in topology.groups])[order].tolist(),
+            "jj": torch.cat([group.jj for group in topology.groups])[order].tolist(),
+            "t0": topology.first_free,
+            "t1": topology.end,
             "lm": bundle.lm,
             "ep": bundle.ep,
-            "use_mono": use_prior,
+            "use_mono": bundle.alpha > 0,
             "motion_only": bundle.motion_only,
             "opt_intr": bundle.optimise_focal,
             "alpha": bundle.alpha,
@@ -45,7 +45,7 @@ def ba_calls(monkeypatch):
             calls[-1]["repeat"] += 1
         else:
             calls.append({**call, "repeat": 1})
-        adjust(store, target, weight, eta, ii, jj, first_free, end, bundle, use_prior, **kw)
+        adjust(store, target, weight, eta, topology, bundle)
 
     monkeypatch.setattr(KeyframeStore, "bundle_adjust", record)
     return calls
@@ -77,6 +77,12 @@ def follow(tracker: Tracker, count: int) -> list[int]:
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
+
+
+def prior_from_depth(depth: torch.Tensor) -> torch.Tensor:
+    """The reference's disparity [N, H/8, W/8]: one over the mean of depths [N, H, W], zeros included."""
+    mean = torch.nn.functional.avg_pool2d(depth, 8)
+    return torch.where(mean > 0, 1 / mean, 0.0)
 
 
 def largest(found: torch.Tensor, expected: np.ndarray) -> float:

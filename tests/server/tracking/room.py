@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from megasam_server.geometry import se3
-from megasam_server.geometry.projective import back_project
+from megasam_server.geometry.projective import pixel_grid
 from torch import Tensor
 
 # Walls, floor and ceiling as (normal, distance): n . X = c, the camera's start on the side n . X < c.
@@ -32,7 +32,8 @@ def look_around(poses: Tensor, height: int, width: int, focal: float) -> Truth:
     poses = se3.compose(poses, se3.inverse(poses[:1]))
     intrinsics = torch.tensor([focal, focal, width / 2, height / 2])
     h, w = height // 8, width // 8
-    rays = back_project(torch.ones(1, h, w), intrinsics / 8)[0, ..., :3]  # [h, w, 3]
+    rays = 8 * (pixel_grid(h, w) - intrinsics[2:] / 8) / intrinsics[:2]  # [h, w, 2]
+    rays = torch.cat([rays, torch.ones(h, w, 1)], dim=-1)  # [h, w, 3]
     rotation, translation = se3.matrix(poses)[:, :3, :3], poses[:, :3]
     normals = torch.einsum("nab,kb->nka", rotation, _WALLS[:, :3])  # [N, K, 3]
     distances = _WALLS[:, 3] + torch.einsum("nka,na->nk", normals, translation)  # [N, K]

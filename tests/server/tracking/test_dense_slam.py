@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from megasam_server.models.droid_net import DroidNet  # noqa: E402
 from megasam_server.tracking.dense_slam.factor_graph import FactorGraph  # noqa: E402
-from megasam_server.tracking.dense_slam.feature_bank import FeatureBank  # noqa: E402
+from megasam_server.tracking.dense_slam.feature_bank import FrameTensors  # noqa: E402
 from megasam_server.tracking.dense_slam.frames import TrackingFrame  # noqa: E402
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore  # noqa: E402
 from megasam_server.tracking.dense_slam.options import TrackerOptions  # noqa: E402
@@ -196,18 +196,13 @@ def test_what_does_not_fit_on_the_device_leaves_it_and_changes_nothing(monkeypat
     many = track(true, **how)
     small = tracker(true, **how, max_keyframes=5, max_state_bytes=10**6, max_volume_bytes=0)
     most = []
-    put, get = FeatureBank.put, FeatureBank.get
+    place = FrameTensors._place
 
-    def watched(method):
-        def call(bank, *args, **kwargs):
-            result = method(bank, *args, **kwargs)
-            most.append(bank.frames_on_device)
-            return result
+    def watched(tensors, *args):
+        place(tensors, *args)
+        most.append(len(tensors._on_device))
 
-        return call
-
-    monkeypatch.setattr(FeatureBank, "put", watched(put))
-    monkeypatch.setattr(FeatureBank, "get", watched(get))
+    monkeypatch.setattr(FrameTensors, "_place", watched)
     few = small.run()
     assert len(few.keyframes) > 2 * 5
     assert max(most) == 5
@@ -268,9 +263,11 @@ def test_a_mask_of_grey_lets_pixels_count_less(monkeypatch):
     keeps = torch.linspace(0, 1, true.disps.numel()).view_as(true.disps)
     adjust, weights = KeyframeStore.bundle_adjust, []
 
-    def record(store, target, weight, eta, ii, *args, **kwargs):
-        weights.append((weight, keeps[torch.tensor(store.frame_numbers)[ii]]))
-        adjust(store, target, weight, eta, ii, *args, **kwargs)
+    def record(store, target, weight, eta, topology, bundle):
+        for group in topology.groups:
+            frames = torch.tensor(store.frame_numbers)[group.ii]
+            weights.append((weight[group.edges], keeps[frames]))
+        adjust(store, target, weight, eta, topology, bundle)
 
     monkeypatch.setattr(KeyframeStore, "bundle_adjust", record)
     track(true, keeps=keeps)

@@ -8,7 +8,6 @@ torch = pytest.importorskip("torch")
 
 from megasam_server.tracking.dense_slam.depth_prior import (  # noqa: E402
     disparities_between,
-    prior_from_depth,
     prior_from_disparity,
 )
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank  # noqa: E402
@@ -19,14 +18,12 @@ CPU = torch.device("cpu")
 IDENTITY = torch.tensor([0.0, 0, 0, 0, 0, 0, 1])
 
 
-def test_a_hole_makes_the_mean_depth_nearer_as_in_the_reference_and_the_mean_disparity_not():
+def test_a_hole_does_not_count_in_the_mean():
     depth = torch.full((16, 24), 4.0)
     depth[:8, :4] = 0.0  # half of the first cell
     depth[8:, 16:] = 0.0  # all of the last
-    expected = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.25, 0.0]])
-    torch.testing.assert_close(prior_from_depth(depth), expected)
     disparity = torch.where(depth > 0, 1 / depth, 0.0)
-    expected[0, 0] = 0.25
+    expected = torch.tensor([[0.25, 0.25, 0.25], [0.25, 0.25, 0.0]])
     torch.testing.assert_close(prior_from_disparity(disparity), expected)
 
 
@@ -47,21 +44,20 @@ def store_with(disps: list[float], priors: list[float], times: list[int]) -> Key
 
 def test_frames_between_keyframes_take_over_their_corrections():
     store = store_with([0.2, 0.8], [0.1, 0.4], [0, 10])  # both twice the prior
-    between = disparities_between(store, [0, 5, 10], torch.full((3, 2, 3), 0.3), True)
+    between = disparities_between(store, [0, 5, 10], torch.full((3, 2, 3), 0.3))
     torch.testing.assert_close(between, torch.full((3, 2, 3), 0.6))
 
 
 def test_without_prior_they_take_over_the_disparities_themselves():
-    store = store_with([0.2, 0.8], [0.1, 0.0], [0, 10])
-    priors = torch.zeros(3, 2, 3)
-    between = disparities_between(store, [0, 5, 10], priors, True)
-    torch.testing.assert_close(between[:, 0, 0], torch.tensor([0.2, 0.4, 0.8]))
-    torch.testing.assert_close(disparities_between(store, [0, 5, 10], priors, False), between)
+    for keyframe_priors in ([0.1, 0.0], [0.0, 0.0]):
+        store = store_with([0.2, 0.8], keyframe_priors, [0, 10])
+        between = disparities_between(store, [0, 5, 10], torch.zeros(3, 2, 3))
+        torch.testing.assert_close(between[:, 0, 0], torch.tensor([0.2, 0.4, 0.8]))
 
 
 def test_one_wild_pixel_of_a_keyframe_does_not_carry_over():
     store = store_with([0.2, 0.2], [0.1, 0.1], [0, 10])
     store.disps[:, 0, 0] = 9.0
-    between = disparities_between(store, [5], torch.full((1, 2, 3), 0.1), True)
+    between = disparities_between(store, [5], torch.full((1, 2, 3), 0.1))
     assert float(between[0, 0, 0]) == pytest.approx(0.4)
     assert float(between[0, 1, 1]) == pytest.approx(0.2)

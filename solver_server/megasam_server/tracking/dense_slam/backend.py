@@ -72,7 +72,6 @@ def adjust_all(
     store: KeyframeStore,
     network: TrackingNetwork,
     correlations: Correlations,
-    grid: Tensor,
     rule: GlobalRule,
     on_step: Callable[[int, int], None] | None = None,
 ) -> GlobalResult:
@@ -82,7 +81,6 @@ def adjust_all(
     computed on the fly; what does not fit on the device comes from the host.
 
     Args:
-        grid: [h, w, 2] pixel coordinates of the 1/8 grid.
         on_step: called with (done, total) steps; may raise to stop.
     """
     options = store.options
@@ -98,11 +96,10 @@ def adjust_all(
         options.global_edges_per_frame * count,
     )
     chunks = _chunks(edges, options.global_chunk, store.device)
-    ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(store.device)
     states = HiddenStates(store.device, options.max_state_bytes)
     for number, chunk in enumerate(chunks):
         states[number] = store.nets(chunk.ii.tolist())
-    target = store.reproject(ii, jj)
+    target = store.reproject(*store.on_device(edges))
     weight = torch.empty_like(target)
     eta = torch.full_like(store.disps, options.initial_eta)
     static = torch.zeros_like(store.disps)
@@ -113,12 +110,12 @@ def adjust_all(
         alpha=rule.prior_weight,
         optimise_focal=rule.optimise_focal,
     )
-    topology = EdgeTopology.build(ii, jj, 1, count, store.disps[0].numel())
+    topology = EdgeTopology.build(edges, 1, count, store.disps[0].numel(), store.device)
     for step in range(rule.steps):
         for number, chunk in enumerate(chunks):
             at = chunk.edges
             coords = store.reproject(chunk.ii, chunk.jj)
-            motion = motion_features(coords, target[at], grid, options.max_motion)
+            motion = motion_features(coords, target[at], store.grid, options.max_motion)
             compared = correlations.on_the_fly(store.fmaps(chunk.frames))
             corr = compared.lookup(coords, chunk.local_ii, chunk.local_jj)
             inp = store.inps(chunk.source_frames)[chunk.sources.index]
@@ -132,18 +129,7 @@ def adjust_all(
             if step == rule.steps - 1:
                 probability = update.static_probability.float()[:, None]
                 static[chunk.sources.frames] = chunk.sources.mean(probability)[:, 0]
-        store.bundle_adjust(
-            target,
-            weight,
-            eta + options.min_eta,
-            ii,
-            jj,
-            1,
-            count,
-            bundle,
-            use_prior=rule.prior_weight > 0,
-            topology=topology,
-        )
+        store.bundle_adjust(target, weight, eta + options.min_eta, topology, bundle)
         if on_step is not None:
             on_step(step + 1, rule.steps)
     return GlobalResult(edges, static * store.keeps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,15 +38,12 @@ class FactorGraph:
         store: KeyframeStore,
         network: TrackingNetwork,
         correlations: Correlations,
-        grid: Tensor,
-        options: TrackerOptions,
-        max_edges: int | None = None,
+        max_edges: float = math.inf,
     ) -> None:
-        """``grid`` [h, w, 2]: pixel coordinates of the 1/8 grid. No ``max_edges``: no limit."""
-        self.store, self.options = store, options
+        self.store, self.options = store, store.options
         self._network, self._correlations = network, correlations
-        self._grid = grid
         self._max_edges = max_edges
+        grid, options = store.grid, store.options
         height, width = grid.shape[:2]
         self.edges = np.empty((0, 2), int)
         self.ages = np.empty(0, int)
@@ -71,14 +69,14 @@ class FactorGraph:
         edges = edges[~_contains(known, edges)]
         if len(edges) == 0:
             return
-        excess = len(self.edges) + len(edges) - (self._max_edges or np.inf)
+        excess = len(self.edges) + len(edges) - self._max_edges
         if drop_oldest and excess > 0 and len(self.edges):
             self.drop(self._oldest(int(excess)), rest=True)
         sources, targets = edges.T.tolist()
         if self._keeps_volumes:
             corr = self._correlations.volume(self.store.fmaps(sources), self.store.fmaps(targets))
             self._corr = corr if self._corr is None else self._corr.cat(corr)
-        target = self.store.reproject(*self._index(edges))
+        target = self.store.reproject(*self.store.on_device(edges))
         self.edges = np.concatenate([self.edges, edges])
         self.ages = np.concatenate([self.ages, np.zeros(len(edges), int)])
         self.net = torch.cat([self.net, self.store.nets(sources)])
@@ -91,16 +89,14 @@ class FactorGraph:
     ) -> None:
         """Add edges from frames ``first_i`` on to frames ``first_j`` on, both ways; see :mod:`.proximity`."""
         known = np.concatenate([self.edges, self.resting])
-        limit = (
-            self._max_edges if self._max_edges is not None else len(known) + len(self.store) ** 2
-        )
-        self.add(edges_by_proximity(self.store, first_i, first_j, known, rule, limit), drop_oldest)
+        edges = edges_by_proximity(self.store, first_i, first_j, known, rule, self._max_edges)
+        self.add(edges, drop_oldest)
 
     def drop(self, mask: np.ndarray, rest: bool = False) -> None:
         """Drop the active edges of ``mask`` [E]; with ``rest`` they keep their flow and rest."""
         if not mask.any():
             return
-        gone = torch.from_numpy(mask).to(self._grid.device)
+        gone = torch.from_numpy(mask).to(self.store.device)
         if rest:
             self.resting = np.concatenate([self.resting, self.edges[mask]])
             self._resting_target = torch.cat([self._resting_target, self.target[gone]])
@@ -119,7 +115,7 @@ class FactorGraph:
         """Take a frame and its edges out of the graph and of the store."""
         gone = (self.resting == slot).any(axis=1)
         if gone.any():
-            kept = torch.from_numpy(~gone).to(self._grid.device)
+            kept = torch.from_numpy(~gone).to(self.store.device)
             self._resting_target = self._resting_target[kept]
             self._resting_weight = self._resting_weight[kept]
         self.resting = self.resting[~gone]
@@ -145,7 +141,7 @@ class FactorGraph:
             use_resting: resting edges not far behind ``first_free`` count in the bundle.
             motion_only: adjust the poses only.
         """
-        options = self.options
+        options, store = self.options, self.store
         if first_free is None:
             first_free = max(1, int(self.edges[:, 0].min()) + 1)
         resting = self.resting >= first_free - options.inactive_reach
@@ -160,19 +156,18 @@ class FactorGraph:
             alpha=options.prior_weight,
             motion_only=motion_only,
         )
-        ii, jj = self._index(self.edges)
-        all_ii, all_jj = self._index(all_edges)
-        chosen = torch.from_numpy(chosen).to(self._grid.device)
+        ii, jj = store.on_device(self.edges)
+        chosen = torch.from_numpy(chosen).to(store.device)
         resting_target, resting_weight = self._resting_target[chosen], self._resting_weight[chosen]
         sources = EdgeSources.of(ii)
-        keep = self.store.keeps[ii, ..., None]
-        pixels = self._grid.shape[0] * self._grid.shape[1]
-        topology = EdgeTopology.build(all_ii, all_jj, first_free, end, pixels)
+        keep = store.keeps[ii, ..., None]
+        pixels = store.disps[0].numel()
+        topology = EdgeTopology.build(all_edges, first_free, end, pixels, store.device)
         self._extend_eta()
         look_up = self._correlation()
         for _ in range(iterations):
-            coords = self.store.reproject(ii, jj)
-            motion = motion_features(coords, self.target, self._grid, options.max_motion)
+            coords = store.reproject(ii, jj)
+            motion = motion_features(coords, self.target, store.grid, options.max_motion)
             step = self._network.update(
                 self.net, self.inp, look_up(coords), motion, sources, with_upmask=False
             )
@@ -180,16 +175,12 @@ class FactorGraph:
             self.target = coords + step.delta.float()
             self.weight = step.motion_weight.float() * keep
             self._eta[sources.frames] = step.eta.float()
-            self.store.bundle_adjust(
+            store.bundle_adjust(
                 torch.cat([resting_target, self.target]),
                 torch.cat([resting_weight, self.weight]),
                 self._eta + options.min_eta,
-                all_ii,
-                all_jj,
-                first_free,
-                end,
+                topology,
                 bundle,
-                topology=topology,
             )
         self.ages += iterations
 
@@ -198,7 +189,7 @@ class FactorGraph:
         if self._corr is not None:
             return self._corr.lookup
         frames, local = np.unique(self.edges, return_inverse=True)
-        ii, jj = self._index(local.reshape(-1, 2))
+        ii, jj = self.store.on_device(local.reshape(-1, 2))
         compared = self._correlations.on_the_fly(self.store.fmaps(frames.tolist()))
         return lambda coords: compared.lookup(coords, ii, jj)
 
@@ -217,10 +208,6 @@ class FactorGraph:
         missing = len(self.store) - len(self._eta)
         new = self._eta.new_full((missing, *self._eta.shape[1:]), self.options.initial_eta)
         self._eta = torch.cat([self._eta, new])
-
-    def _index(self, edges: np.ndarray) -> tuple[Tensor, Tensor]:
-        ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(self._grid.device)
-        return ii, jj
 
 
 def motion_features(coords: Tensor, target: Tensor, grid: Tensor, limit: float) -> Tensor:
@@ -241,12 +228,11 @@ def edges_by_proximity(
     first_j: int,
     existing: np.ndarray,
     rule: ProximityRule,
-    max_edges: int,
+    max_edges: float,
 ) -> np.ndarray:
     """:func:`.proximity.proximity_edges` of the frames of the store, [K, 2]; one look at the device."""
     pairs = candidates(first_i, first_j, len(store), rule.radius)
-    index = torch.from_numpy(pairs).to(store.device)
-    distances = store.distance(index[:, 0], index[:, 1], rule.beta).cpu().numpy()
+    distances = store.distance(*store.on_device(pairs), rule.beta).cpu().numpy()
     return proximity_edges(pairs, distances, first_i, len(store), existing, rule, max_edges)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,73 +12,68 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """What the network computes once for a frame, each [128, h, w].
+    """What the network computes once for a frame that edges leave from, each [128, h, w].
 
     Attributes:
         fmap: matching features.
-        net: hidden state that edges from this frame start with; None until the frame is such a source.
-        inp: input of the update operator; None as ``net``.
+        net: hidden state that the edges start with.
+        inp: input of the update operator.
     """
 
     fmap: Tensor
-    net: Tensor | None = None
-    inp: Tensor | None = None
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> FrameFeatures:
-        moved = {
-            field.name: tensor.to(device, dtype, non_blocking=device.type != "cpu")
-            for field in fields(self)
-            if (tensor := getattr(self, field.name)) is not None
-        }
-        return replace(self, **moved)
+    net: Tensor
+    inp: Tensor
 
 
-class FeatureBank:
-    """Features by frame number. At most ``max_on_device`` frames, those used last, are kept on the device."""
+class FrameTensors:
+    """One tensor per frame, by frame number. At most ``max_on_device``, those used last, are kept on the device."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, max_on_device: int) -> None:
         self._device, self._dtype = device, dtype
         self._max_on_device = max_on_device
-        self._on_device: OrderedDict[int, FrameFeatures] = OrderedDict()
-        self._on_host: dict[int, FrameFeatures] = {}
+        self._on_device: OrderedDict[int, Tensor] = OrderedDict()
+        self._on_host: dict[int, Tensor] = {}
 
-    def put(self, frame: int, features: FrameFeatures, soon: bool = True) -> None:
-        """Keep the features of a frame, in place of any before; on the device if they are needed ``soon``."""
+    def put(self, frame: int, tensor: Tensor, soon: bool = True) -> None:
+        """Keep the tensor of a frame, in place of any before; on the device if it is needed ``soon``."""
         self._on_host.pop(frame, None)
         self._on_device.pop(frame, None)
         if soon:
-            self._place(frame, features.to(self._device, self._dtype))
+            self._place(frame, tensor)
         else:
-            self._on_host[frame] = features.to(torch.device("cpu"), self._dtype)
+            self._on_host[frame] = tensor.to("cpu", self._dtype)
 
-    def get(self, frame: int) -> FrameFeatures:
-        """The features of a frame, on the device."""
+    def get(self, frame: int) -> Tensor:
+        """The tensor of a frame, on the device."""
         if frame in self._on_device:
             self._on_device.move_to_end(frame)
         else:
-            self._place(frame, self._on_host[frame].to(self._device, self._dtype))
+            self._place(frame, self._on_host[frame])
         return self._on_device[frame]
 
-    @property
-    def frames_on_device(self) -> int:
-        return len(self._on_device)
+    def stack(self, frames: Sequence[int]) -> Tensor:
+        """[K, ...] of frames, any of them more than once."""
+        return torch.stack([self.get(frame) for frame in frames])
 
-    def fmaps(self, frames: Sequence[int]) -> Tensor:
-        """Matching features [K, 128, h, w]."""
-        return torch.stack([self.get(frame).fmap for frame in frames])
-
-    def nets(self, frames: Sequence[int]) -> Tensor:
-        """Hidden states to start with [K, 128, h, w]."""
-        return torch.stack([self.get(frame).net for frame in frames])
-
-    def inps(self, frames: Sequence[int]) -> Tensor:
-        """Inputs of the update operator [K, 128, h, w]."""
-        return torch.stack([self.get(frame).inp for frame in frames])
-
-    def _place(self, frame: int, features: FrameFeatures) -> None:
-        self._on_device[frame] = features
+    def _place(self, frame: int, tensor: Tensor) -> None:
+        on_device = self._device.type != "cpu"
+        self._on_device[frame] = tensor.to(self._device, self._dtype, non_blocking=on_device)
         if len(self._on_device) > self._max_on_device:
             oldest, leaving = self._on_device.popitem(last=False)
             # A frame that came back from the host is still there.
             if oldest not in self._on_host:
-                self._on_host[oldest] = leaving.to(torch.device("cpu"), self._dtype)
+                self._on_host[oldest] = leaving.to("cpu")
+
+
+class FeatureBank:
+    """:class:`FrameFeatures` of the frames. Each kind comes and goes by itself: targets of edges need no context."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, max_on_device: int) -> None:
+        self.fmaps, self.nets, self.inps = (
+            FrameTensors(device, dtype, max_on_device) for _ in range(3)
+        )
+
+    def put_context(self, frame: int, net: Tensor, inp: Tensor, soon: bool = True) -> None:
+        """Keep what edges from this frame start with."""
+        self.nets.put(frame, net, soon)
+        self.inps.put(frame, inp, soon)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from megasam_server.geometry import se3
 from megasam_server.tracking.dense_slam.factor_graph import FactorGraph
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
-from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.proximity import neighbours
 
 
@@ -20,21 +21,16 @@ class Frontend:
     """
 
     def __init__(
-        self,
-        store: KeyframeStore,
-        network: TrackingNetwork,
-        correlations: Correlations,
-        grid: Tensor,
-        options: TrackerOptions,
+        self, store: KeyframeStore, network: TrackingNetwork, correlations: Correlations
     ) -> None:
-        self._store, self._options = store, options
-        self._graph = FactorGraph(store, network, correlations, grid, options, options.max_edges)
+        self._store, self._options = store, store.options
+        self._graph = FactorGraph(store, network, correlations, store.options.max_edges)
         self.initialised = False
 
     def predicted_pose(self) -> Tensor:
         """cam_from_world [7] to start the next keyframe from: that of the last."""
         if not self.initialised:
-            return torch.tensor([0.0, 0, 0, 0, 0, 0, 1], device=self._store.device)
+            return se3.identity(device=self._store.device)
         return self._store.poses[-1].clone()
 
     def predicted_disparity(self) -> Tensor:
@@ -75,8 +71,8 @@ class Frontend:
         prior = store.priors[-1]
         store.disps[-1] = torch.where(prior > 0, prior, store.disps[-1])
         graph.update(options.iterations, use_resting=True)
-        pair = torch.tensor([count - 3, count - 2], device=store.device)
-        distance = store.distance(pair[:1], pair[1:], options.proximity.beta)
+        pair = store.on_device(np.array([[count - 3, count - 2]]))
+        distance = store.distance(*pair, options.proximity.beta)
         if float(distance) < options.keyframe_threshold:
             graph.remove_keyframe(count - 2)
         else:

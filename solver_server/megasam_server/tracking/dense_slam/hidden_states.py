@@ -24,17 +24,13 @@ class HiddenStates:
 
     def __setitem__(self, group: int, states: Tensor) -> None:
         """Keep the states of a group, in place of any before, which had the same shape and dtype."""
-        size = states.numel() * states.element_size()
+        place = self._groups.get(group, states)
         if group not in self._groups:
-            if size <= self._free:
-                self._free -= size
+            if states.nbytes <= self._free:
+                self._free -= states.nbytes
             else:
                 # Pinned, so that the copies run beside the computation.
                 pinned = self._device.type == "cuda"
                 place = torch.empty_like(states, device="cpu", pin_memory=pinned)
-                self._groups[group] = place.copy_(states, non_blocking=True)
-                return
-        if self._groups.get(group, states).device == states.device:
-            self._groups[group] = states
-        else:
-            self._groups[group].copy_(states, non_blocking=True)
+        on_host = place.device != states.device
+        self._groups[group] = place.copy_(states, non_blocking=True) if on_host else states

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from megasam_server.geometry.dense_bundle import BundleOptions, dense_bundle_adjust
 from megasam_server.geometry.edge_topology import EdgeTopology
-from megasam_server.geometry.projective import frame_distance, projective_transform
-from megasam_server.tracking.dense_slam.feature_bank import FeatureBank
+from megasam_server.geometry.projective import frame_distance, pixel_grid, projective_transform
+from megasam_server.tracking.dense_slam.feature_bank import FeatureBank, FrameTensors
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 
 
@@ -35,6 +36,7 @@ class KeyframeStore:
         times: time stamp of each slot. Equal to ``frame_numbers``, but with reference behaviour a removed keyframe
             leaves its time stamp behind.
         intrinsics: fx fy cx cy of the 1/8 grid, one camera for all frames.
+        grid: [h, w, 2] pixel coordinates of the 1/8 grid.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class KeyframeStore:
         self.options = options
         self.device = device
         self.intrinsics = intrinsics.to(device, torch.float32)
+        self.grid = pixel_grid(height, width, torch.float32, device)
         self.frame_numbers: list[int] = []
         self.times: list[int] = []
         self.has_prior = False
@@ -109,8 +112,8 @@ class KeyframeStore:
         self._context_frames.append(frame_number)
         self._poses[slot] = pose
         self._disps[slot] = disps
-        self._priors[slot] = 0.0 if prior is None else prior
-        self._keeps[slot] = 1.0 if keep is None else keep
+        self._priors[slot] = self._priors.new_zeros(()) if prior is None else prior
+        self._keeps[slot] = self._keeps.new_ones(()) if keep is None else keep
         self.has_prior |= prior is not None
 
     def remove(self, slot: int) -> None:
@@ -136,7 +139,7 @@ class KeyframeStore:
 
     def fmaps(self, slots: Sequence[int]) -> Tensor:
         """Matching features [K, 128, h, w]."""
-        return self._features.fmaps([self.frame_numbers[slot] for slot in slots])
+        return self._features.fmaps.stack([self.frame_numbers[slot] for slot in slots])
 
     def nets(self, slots: Sequence[int]) -> Tensor:
         """Hidden states [K, 128, h, w] that edges from these slots start with."""
@@ -146,14 +149,14 @@ class KeyframeStore:
         """Inputs of the update operator [K, 128, h, w] for edges from these slots."""
         return self._context(self._features.inps, slots)
 
-    def _context(self, stack: Callable[[list[int]], Tensor], slots: Sequence[int]) -> Tensor:
+    def _context(self, tensors: FrameTensors, slots: Sequence[int]) -> Tensor:
         frames = [self._context_frames[slot] for slot in slots]
         if None not in frames:
-            return stack(frames)
+            return tensors.stack(frames)
         # Only after take_context_of: slots that never had a context.
         known = [0 if frame is None else frame for frame in frames]
         missing = torch.tensor([frame is None for frame in frames], device=self.device)
-        return stack(known).masked_fill(missing[:, None, None, None], 0.0)
+        return tensors.stack(known).masked_fill(missing[:, None, None, None], 0.0)
 
     def estimate(self) -> Estimate:
         """A copy of what bundle adjustment changes."""
@@ -170,6 +173,10 @@ class KeyframeStore:
         self.disps.div_(scale)
         self.poses[:, :3].mul_(scale)
 
+    def on_device(self, edges: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Sources and targets, [E] each, of ``edges`` [E, 2]."""
+        return torch.from_numpy(edges).to(self.device).unbind(1)
+
     def reproject(self, ii: Tensor, jj: Tensor) -> Tensor:
         """Where the pixels of frames ``ii`` [E] lie in frames ``jj``: [E, h, w, 2] in pixels of the 1/8 grid."""
         return projective_transform(self.poses, self.disps, self.intrinsics, ii, jj)[0]
@@ -183,35 +190,25 @@ class KeyframeStore:
         target: Tensor,
         weight: Tensor,
         eta: Tensor,
-        ii: Tensor,
-        jj: Tensor,
-        first_free: int,
-        end: int,
+        topology: EdgeTopology,
         bundle: BundleOptions,
-        use_prior: bool = True,
-        topology: EdgeTopology | None = None,
     ) -> None:
-        """Dense bundle adjustment of the frames ``first_free`` .. ``end - 1``, in place.
+        """:func:`dense_bundle_adjust` of the store, in place; without the prior where it has no weight.
 
         Args:
             target, weight: [E, h, w, 2].
             eta: [N, h, w] damping of each frame's disparity.
-            topology: of the edges, see :func:`dense_bundle_adjust`.
         """
         state = dense_bundle_adjust(
             self.poses,
             self.disps,
             self.intrinsics,
-            self.priors if use_prior else torch.zeros_like(self.priors),
+            self.priors if bundle.alpha > 0 else torch.zeros_like(self.priors),
             target,
             weight,
             eta,
-            ii,
-            jj,
-            first_free,
-            end,
-            replace(bundle, reference_quirks=self.options.reference_behaviour),
             topology,
+            replace(bundle, reference_quirks=self.options.reference_behaviour),
         )
         self.poses.copy_(state.poses)
         self.disps.copy_(state.disps)

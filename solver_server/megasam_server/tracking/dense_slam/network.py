@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,17 +63,14 @@ class FrameCorrelation(Protocol):
     def lookup(self, coords: Tensor, ii: Tensor, jj: Tensor) -> Tensor: ...
 
 
-class EdgeCorrelationKind(Protocol):
-    def __call__(self, fmaps_i: Tensor, fmaps_j: Tensor) -> EdgeCorrelation: ...
-
-
-class FrameCorrelationKind(Protocol):
-    def __call__(self, fmaps: Tensor) -> FrameCorrelation: ...
-
-
 @dataclass(frozen=True)
 class Correlations:
-    """How features are compared: by all-pairs volumes in the frontend, on the fly in large graphs."""
+    """How features are compared: by all-pairs volumes in the frontend, on the fly in large graphs.
 
-    volume: EdgeCorrelationKind = CorrelationVolume
-    on_the_fly: FrameCorrelationKind = OnTheFlyCorrelation
+    Attributes:
+        volume: of (fmaps_i, fmaps_j), [E, C, h, w] each.
+        on_the_fly: of fmaps [N, C, h, w].
+    """
+
+    volume: Callable[[Tensor, Tensor], EdgeCorrelation] = CorrelationVolume
+    on_the_fly: Callable[[Tensor], FrameCorrelation] = OnTheFlyCorrelation

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from megasam_server.geometry.dense_bundle import observability
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
@@ -30,8 +29,8 @@ class Observability:
     @classmethod
     def of(cls, store: KeyframeStore, edges: np.ndarray) -> Observability:
         """Of the present estimate of the store, over ``edges`` [E, 2]."""
-        ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(store.device)
-        hessian, calib = observability(store.poses, store.disps, store.intrinsics, ii, jj)
+        scene = store.poses, store.disps, store.intrinsics
+        hessian, calib = observability(*scene, *store.on_device(edges))
         return cls(float(hessian), float(calib), 2 * len(edges) * store.disps[0].numel())
 
     def focal_is_observable(self, options: TrackerOptions) -> bool:
@@ -48,6 +47,5 @@ class Observability:
 
 def parallax(store: KeyframeStore, edges: np.ndarray) -> float:
     """Largest mean flow, 1/8 pixels, that the translation between two linked frames alone causes."""
-    ii, jj = torch.from_numpy(np.ascontiguousarray(edges.T)).to(store.device)
     # Frames that hardly overlap are at an arbitrary large distance, as they should here.
-    return float(store.distance(ii, jj, beta=0.0).max())
+    return float(store.distance(*store.on_device(edges), beta=0.0).max())

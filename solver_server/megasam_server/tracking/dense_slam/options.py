@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -110,3 +110,15 @@ class TrackerOptions:
     initial_eta: float = 1e-6
     # Disparity where the prior says "infinitely far".
     far_disparity: float = 1e-3
+
+    def with_global_chunk(self, chunk: int) -> TrackerOptions:
+        """The global adjustment takes ``chunk`` frames at a time, and everything else that bounds the
+        memory shrinks with it."""
+        share = chunk / self.global_chunk
+        return replace(
+            self,
+            global_chunk=chunk,
+            max_keyframes=max(1, int(self.max_keyframes * share)),
+            max_volume_bytes=int(self.max_volume_bytes * share),
+            max_state_bytes=int(self.max_state_bytes * share),
+        )

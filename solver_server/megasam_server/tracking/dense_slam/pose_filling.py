@@ -40,7 +40,6 @@ def fill_poses(
     frames: Sequence[int],
     network: TrackingNetwork,
     correlations: Correlations,
-    grid: Tensor,
     on_frames: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """cam_from_world [K, 7] of frames that are no keyframes, from their flow to the keyframes around them.
@@ -58,7 +57,7 @@ def fill_poses(
         before, after = bracketing(store.times, group)
         for frame, pose in zip(group, interpolate_poses(store, group), strict=True):
             store.append(frame, pose, torch.ones((), device=store.device))
-        graph = FactorGraph(store, network, correlations, grid, options)
+        graph = FactorGraph(store, network, correlations)
         slots = np.arange(count, len(store))
         graph.add(np.stack([before, slots], axis=1))
         graph.add(np.stack([after, slots], axis=1))

@@ -31,7 +31,7 @@ def proximity_edges(
     count: int,
     existing: np.ndarray,
     rule: ProximityRule,
-    max_edges: int,
+    max_edges: float,
 ) -> np.ndarray:
     """Edges to add to the graph, both directions of each pair, in the order of the reference.
 

@@ -10,7 +10,6 @@ import torch
 from megasam_shared.errors import MegasamError
 from torch import Tensor
 
-from megasam_server.geometry.projective import pixel_grid
 from megasam_server.tracking.dense_slam.backend import GlobalResult, GlobalRule, adjust_all
 from megasam_server.tracking.dense_slam.depth_prior import disparities_between
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank, FrameFeatures
@@ -91,10 +90,8 @@ class Tracker:
         self._correlations = correlations or Correlations()
         self._report = on_progress or (lambda share, words: None)
         self._height, self._width = (side // 8 for side in frames[0].image.shape[1:])
-        self._grid = pixel_grid(self._height, self._width, torch.float32, device)
         self._intrinsics = intrinsics.to(device, torch.float32) / 8
         self._bank = FeatureBank(device, options.feature_dtype, options.max_keyframes)
-        self._filter = MotionFilter(network, self._correlations, self._grid)
         self.observability: Observability | None = None
         self._focal_refined = False
         self._parallax: float | None = None
@@ -102,6 +99,7 @@ class Tracker:
         self._static: Tensor | None = None
         self.all_frames: KeyframeStore | None = None
         self._begin()
+        self._filter = MotionFilter(network, self._correlations, self.store.grid)
 
     @torch.inference_mode()
     def run(self) -> TrackingResult:
@@ -123,7 +121,7 @@ class Tracker:
         frame = self._frames[number]
         fmap = self._network.features(self._images([frame]))[0].to(self._options.feature_dtype)
         moved = number == 0 or self._filter.motion(fmap) > self._options.filter_threshold
-        self._bank.put(number, FrameFeatures(fmap), soon=moved)
+        self._bank.fmaps.put(number, fmap, soon=moved)
         if moved:
             self._add_keyframe(number, frame)
             self._frontend.keyframe_added()
@@ -176,7 +174,7 @@ class Tracker:
             self._report(_FOLLOW + _KEYFRAMES + _FILL * done / total, "placing all frames")
 
         poses[between] = fill_poses(
-            self.store, between, self._network, self._correlations, self._grid, on_frames
+            self.store, between, self._network, self._correlations, on_frames
         )
         self.all_frames = self._place(poses)
 
@@ -220,9 +218,7 @@ class Tracker:
 
     def _begin(self) -> None:
         self.store = self._new_store(self._intrinsics)
-        self._frontend = Frontend(
-            self.store, self._network, self._correlations, self._grid, self._options
-        )
+        self._frontend = Frontend(self.store, self._network, self._correlations)
 
     def _new_store(self, intrinsics: Tensor) -> KeyframeStore:
         return KeyframeStore(
@@ -233,31 +229,26 @@ class Tracker:
         return torch.stack([frame.image for frame in frames]).to(self._device)
 
     def _add_keyframe(self, number: int, frame: TrackingFrame) -> None:
-        features = self._with_context(number, frame)
-        self._filter.reference = features
+        net, inp = (x[0] for x in self._context([frame]))
+        self._filter.reference = FrameFeatures(self._bank.fmaps.get(number), net, inp)
         if self._options.reference_behaviour and number == 0:
             # The reference stores one channel of the first keyframe, spread over all.
-            features = FrameFeatures(
-                features.fmap,
-                features.net[:1].expand_as(features.net),
-                features.inp[:1].expand_as(features.inp),
-            )
-        self._bank.put(number, features)
+            net, inp = net[:1].expand_as(net), inp[:1].expand_as(inp)
+        self._bank.put_context(number, net, inp)
         pose, disparity = self._frontend.predicted_pose(), self._frontend.predicted_disparity()
         self._append(self.store, number, frame, pose, disparity)
 
-    def _with_context(self, number: int, frame: TrackingFrame) -> FrameFeatures:
-        net, inp = self._network.context(self._images([frame]))
+    def _context(self, frames: Sequence[TrackingFrame]) -> tuple[Tensor, Tensor]:
+        net, inp = self._network.context(self._images(frames))
         dtype = self._options.feature_dtype
-        return FrameFeatures(self._bank.get(number).fmap, net[0].to(dtype), inp[0].to(dtype))
+        return net.to(dtype), inp.to(dtype)
 
     def _add_contexts(self, numbers: list[int]) -> None:
         for start in range(0, len(numbers), _CONTEXT_BATCH):
             batch = numbers[start : start + _CONTEXT_BATCH]
-            nets, inps = self._network.context(self._images([self._frames[k] for k in batch]))
+            nets, inps = self._context([self._frames[number] for number in batch])
             for number, net, inp in zip(batch, nets, inps, strict=True):
-                fmap = self._bank.get(number).fmap
-                self._bank.put(number, FrameFeatures(fmap, net, inp), soon=False)
+                self._bank.put_context(number, net, inp, soon=False)
 
     def _spread_keyframes(self) -> None:
         """Start over with keyframes at even distances, next to those that the motion filter found."""
@@ -277,7 +268,7 @@ class Tracker:
         def on_step(done: int, total: int) -> None:
             self._report(start + share * done / total, words)
 
-        return adjust_all(store, self._network, self._correlations, self._grid, rule, on_step)
+        return adjust_all(store, self._network, self._correlations, rule, on_step)
 
     def _rests_on_prior(self) -> bool:
         """Whether the camera moves so little that the depth prior knows more than the flow."""
@@ -304,9 +295,7 @@ class Tracker:
             store.take_context_of(self.store)
         else:
             numbers = list(range(len(store)))
-            store.disps.copy_(
-                disparities_between(self.store, numbers, store.priors, store.has_prior)
-            )
+            store.disps.copy_(disparities_between(self.store, numbers, store.priors))
             store.disps[self.store.frame_numbers] = self.store.disps
         return store
 
