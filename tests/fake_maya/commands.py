@@ -142,9 +142,6 @@ class Commands(AttributeCommands, CameraCommands):
         )
         return None
 
-    def file(self, *, query: bool = False, sceneName: bool = False) -> str:
-        return self._scene.scene_name
-
     def pluginInfo(self, name: str, *, query: bool = False, loaded: bool = False) -> bool:  # noqa: N802
         return name in self._scene.loaded_plugins
 

@@ -55,7 +55,6 @@ class Scene:
         self.current_time = 1.0
         self.playback = {"minTime": 1.0, "maxTime": 120.0}
         self.playback |= {"animationStartTime": 1.0, "animationEndTime": 200.0}
-        self.scene_name = ""
         self.plugins = {"mayaUsdPlugin", "OpenEXRLoader"}
         self.loaded_plugins: set[str] = set()
         self.image_plane_drive = "none"

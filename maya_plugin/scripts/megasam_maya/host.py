@@ -119,10 +119,6 @@ class MayaHost:
             )
         return found[0]
 
-    def exists(self, node: str) -> bool:
-        """Whether a node of this name, path or UUID is in the scene."""
-        return bool(cmds.ls(node))
-
     def uuid(self, node: str) -> str:
         """What identifies the node whatever it is called and wherever it lies."""
         return cmds.ls(node, uuid=True)[0]
@@ -465,10 +461,6 @@ class MayaHost:
 
     def current_frame(self) -> float:
         return cmds.currentTime(query=True)
-
-    def scene_file(self) -> str:
-        """Path of the scene; empty when it was never saved."""
-        return cmds.file(query=True, sceneName=True)
 
     # Windows ----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,6 @@ class SolvedShot:
     usd: Path | None = None
     plate: Path | None = None
     job: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def points(self, most: int) -> list[Vector3]:
         """At most ``most`` solved points, the best first; axes and units of the shot.
@@ -140,7 +139,6 @@ def read_shot(folder: Path, plate: Path | None = None, job: str = "") -> SolvedS
         usd=usd if usd.is_file() else None,
         plate=_first_plate_file(plate, frames[0]) if plate is not None else None,
         job=job,
-        settings=settings,
     )
 
 

@@ -72,9 +72,7 @@ def apply_shot(shot: SolvedShot, options: ApplyOptions, host: MayaHost) -> Appli
         for attribute in locked:
             host.lock(f"{transform}.{attribute}", True)
         write_facts(host, shape, shot)
-        write_record(
-            host, shape, Record(options.cm_per_unit, locked, levelled, options.frame_offset)
-        )
+        write_record(host, shape, Record(options.cm_per_unit, locked, levelled))
         if options.playback_range:
             host.set_playback_range(keys.frames[0], keys.frames[-1])
     return AppliedShot(

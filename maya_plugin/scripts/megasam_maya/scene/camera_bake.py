@@ -46,7 +46,7 @@ _PLAIN_CAMERA = {
     "filmFitOffset": 0.0,
     "shakeEnabled": False,
 }
-_CLIPS = ("nearClipPlane", "farClipPlane")
+CLIPS = ("nearClipPlane", "farClipPlane")
 _UNMOVED = (1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1)
 
 _FROM_COMPOUND = {
@@ -130,7 +130,7 @@ def bake_camera(
         if attribute != "focalLength":
             host.stop_animation(f"{shape}.{attribute}")
             host.set(f"{shape}.{attribute}", value)
-    for attribute, value in zip(_CLIPS, (keys.near_clip, keys.far_clip), strict=True):
+    for attribute, value in zip(CLIPS, (keys.near_clip, keys.far_clip), strict=True):
         host.stop_animation(f"{shape}.{attribute}")
         host.set_length(f"{shape}.{attribute}", value)
     key_pose(host, transform, keys.frames, keys.translate, keys.rotate)
@@ -177,7 +177,7 @@ def _require_writable(host: MayaHost, transform: str, shape: str, record: Record
         transform: {*_TRANSLATE, *_ROTATE, *_deviating(host, transform, _PLAIN_TRANSFORM)},
         shape: {
             *("focalLength", "horizontalFilmAperture", "verticalFilmAperture", "filmFit"),
-            *("horizontalFilmOffset", "verticalFilmOffset", *_CLIPS),
+            *("horizontalFilmOffset", "verticalFilmOffset", *CLIPS),
             *_deviating(host, shape, _PLAIN_CAMERA),
         },
     }

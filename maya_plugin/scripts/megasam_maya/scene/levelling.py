@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from megasam_shared.coordinates import Vector3
 from megasam_shared.errors import MegasamError
 from megasam_shared.rotations import PanTiltRoll
 
-from megasam_maya.scene.camera_bake import LOCKABLE, key_pose, read_pose
+from megasam_maya.scene.camera_bake import CLIPS, LOCKABLE, key_pose, read_pose
 from megasam_maya.scene.camera_keys import placed_rotations
 from megasam_maya.scene.node_placement import place_node, placement_of_node
 from megasam_maya.scene.placement import (
@@ -35,7 +36,6 @@ from megasam_maya.scene.record import (
     GROUP,
     PLATE_PLANE,
     POINTS,
-    Record,
     read_record,
     write_record,
 )
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from megasam_maya.host import MayaHost
 
 _UP: Vector3 = (0.0, 1.0, 0.0)
-_CLIPS = ("nearClipPlane", "farClipPlane")
 # Below this sine three points are as good as on one line.
 _LEAST_SINE = 1e-3
 
@@ -151,15 +150,13 @@ def bake_down(host: MayaHost, camera: str) -> None:
         _move_points(host, shape, placement)
         place_node(host, group, Placement())
         levelled = placement.after(record.levelled)
-        write_record(
-            host, shape, Record(record.cm_per_unit, record.locked, levelled, record.frame_offset)
-        )
+        write_record(host, shape, replace(record, levelled=levelled))
 
 
 def _scale_lengths(host: MayaHost, shape: str, scale: float) -> None:
     """What a scaled group did to clipping planes and image planes, it must do without it."""
     planes = [host.linked(shape, role) for role in (PLATE_PLANE, DEPTH_PLANE)]
-    plugs = [f"{shape}.{name}" for name in _CLIPS] + [f"{p}.depth" for p in planes if p]
+    plugs = [f"{shape}.{name}" for name in CLIPS] + [f"{p}.depth" for p in planes if p]
     for plug in plugs:
         host.set_length(plug, host.get_length(plug) * scale)
 

@@ -29,8 +29,9 @@ def picked_solve(host: MayaHost) -> str:
             "There is no solved camera in this scene.",
             "Apply a solve first.",
         )
-    if host.selected_camera() in solved:
-        return host.selected_camera()
+    selected = host.selected_camera()
+    if selected in solved:
+        return selected
     selection = host.selection()
     meant = [
         camera

@@ -65,10 +65,9 @@ def placement_from_rotate(rotate: Vector3, scale: float, translation: Vector3) -
     return Placement(rotation_from_pan_tilt_roll(PanTiltRoll(pan, tilt, roll)), scale, translation)
 
 
-def about(centre: Vector3, rotation: Matrix3 = _UNTURNED, scale: float = 1.0) -> Placement:
-    """Turn and scale about a point that stays."""
-    moved = scaled(turned(rotation, centre), -scale)
-    return Placement(rotation, scale, added(centre, moved))
+def about(centre: Vector3, rotation: Matrix3) -> Placement:
+    """Turn about a point that stays."""
+    return Placement(rotation, translation=subtracted(centre, turned(rotation, centre)))
 
 
 def rotation_between(source: Vector3, target: Vector3) -> Matrix3:
@@ -88,11 +87,6 @@ def product(first: Matrix3, second: Matrix3) -> Matrix3:
 
 def turned(rotation: Matrix3, vector: Vector3) -> Vector3:
     return tuple(dot(row, vector) for row in rotation)
-
-
-def turned_back(rotation: Matrix3, vector: Vector3) -> Vector3:
-    """The same by the inverse rotation."""
-    return tuple(dot(column, vector) for column in zip(*rotation, strict=True))
 
 
 def dot(a: Sequence[float], b: Sequence[float]) -> float:

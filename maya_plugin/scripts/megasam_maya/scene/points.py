@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from megasam_shared.quality import Notice
 
 from megasam_maya.scene.node_placement import place_node
 from megasam_maya.scene.options import CM_PER_METRE, ApplyOptions
-from megasam_maya.scene.placement import Placement, scaled
+from megasam_maya.scene.placement import Placement
 from megasam_maya.scene.record import POINTS, link
 from megasam_maya.shot import SolvedShot
 
@@ -34,34 +35,29 @@ def put_points(
     earlier = host.linked(shape, POINTS)
     if earlier is not None:
         host.delete(earlier)
+    # From units of the solve to cm in the group.
+    scale = levelled.scale * options.cm_per_unit
+    placed = Placement(levelled.rotation, scale, levelled.translation)
+    node, notices = "", []
     if options.points == "usd":
-        node, notices = _usd_points(host, group, name, shot, options, levelled)
+        node, notices = _usd_points(host, group, name, shot, placed)
     elif options.points == "locators":
-        node, notices = _locators(host, group, name, shot, options, levelled)
-    else:
-        node, notices = "", []
+        node = _locators(host, group, name, shot, placed, options.max_points)
     if node:
         link(host, shape, POINTS, node)
     return node, notices
 
 
 def _locators(
-    host: MayaHost,
-    group: str,
-    name: str,
-    shot: SolvedShot,
-    options: ApplyOptions,
-    levelled: Placement,
-) -> tuple[str, list[Notice]]:
-    positions = [
-        levelled.point(scaled(p, options.cm_per_unit)) for p in shot.points(options.max_points)
-    ]
+    host: MayaHost, group: str, name: str, shot: SolvedShot, placed: Placement, most: int
+) -> str:
+    positions = [placed.point(point) for point in shot.points(most)]
     if not positions:
-        return "", []
+        return ""
     node = host.create("transform", f"{name}_points_grp", group)
     place_node(host, node, Placement())
     near, far = shot.depth_near_far
-    size = _SIZE * sqrt(near * far) * options.cm_per_unit * levelled.scale
+    size = _SIZE * sqrt(near * far) * placed.scale
     first = host.create("transform", f"{name}_point_001", node)
     locator = host.create("locator", f"{name}_point_001Shape", first)
     host.set(f"{locator}.localScale", (size, size, size))
@@ -70,16 +66,11 @@ def _locators(
         locators += host.duplicate(locators[: len(positions) - len(locators)])
     for each, position in zip(locators, positions, strict=True):
         host.set_length(f"{each}.translate", position)
-    return node, []
+    return node
 
 
 def _usd_points(
-    host: MayaHost,
-    group: str,
-    name: str,
-    shot: SolvedShot,
-    options: ApplyOptions,
-    levelled: Placement,
+    host: MayaHost, group: str, name: str, shot: SolvedShot, placed: Placement
 ) -> tuple[str, list[Notice]]:
     if shot.usd is None or not host.load_plugin(_USD_PLUGIN):
         why = f"{_USD_PLUGIN} could not be loaded" if shot.usd else "the results hold no USD scene"
@@ -94,8 +85,7 @@ def _usd_points(
     # Nothing but the points: the camera and its keys are in the scene already.
     host.set(f"{proxy}.primPath", f"/{_usd_root(shot)}/points")
     # The stage is in centimetres at 1 unit = 1 m.
-    scale = levelled.scale * options.cm_per_unit / CM_PER_METRE
-    place_node(host, node, Placement(levelled.rotation, scale, levelled.translation))
+    place_node(host, node, replace(placed, scale=placed.scale / CM_PER_METRE))
     return node, []
 
 

@@ -23,7 +23,6 @@ GROUP = "megasamGroup"
 PLATE_PLANE = "megasamPlatePlane"
 DEPTH_PLANE = "megasamDepthPlane"
 POINTS = "megasamPoints"
-LINKS = (GROUP, PLATE_PLANE, DEPTH_PLANE, POINTS)
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,11 @@ class Record:
         cm_per_unit: scale it was applied with.
         locked: attributes of its transform that Apply locked, and may unlock.
         levelled: levelling that was baked down, cm.
-        frame_offset: Maya frame = plate frame + offset.
     """
 
     cm_per_unit: float
     locked: list[str]
     levelled: Placement
-    frame_offset: int
 
 
 def read_record(host: MayaHost, camera_shape: str) -> Record | None:
@@ -53,7 +50,6 @@ def read_record(host: MayaHost, camera_shape: str) -> Record | None:
             float(state["cm_per_unit"]),
             [str(name) for name in state["locked"]],
             Placement.from_numbers([float(value) for value in state["levelled"]]),
-            int(state["frame_offset"]),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -64,7 +60,6 @@ def write_record(host: MayaHost, camera_shape: str, record: Record) -> None:
         "cm_per_unit": record.cm_per_unit,
         "locked": record.locked,
         "levelled": record.levelled.to_numbers(),
-        "frame_offset": record.frame_offset,
     }
     _write_text(host, camera_shape, _STATE, json.dumps(state))
 

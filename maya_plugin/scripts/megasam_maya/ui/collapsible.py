@@ -28,9 +28,6 @@ class Collapsible(QWidget):
     def set_open(self, is_open: bool) -> None:
         self.heading.setChecked(is_open)
 
-    def is_open(self) -> bool:
-        return self.heading.isChecked()
-
     def _show(self, shown: bool) -> None:
         self.heading.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
         self.content.setVisible(shown)

@@ -186,7 +186,7 @@ class SolveDialog(QWidget):
         self.plate.changed.connect(self._show_buttons)
         self.lens.problem.connect(self.message.show_error)
         self.lens.load_presets()
-        self.result.frame_chosen.connect(self._go_to_plate_frame)
+        self.result.frame_chosen.connect(self.applying.go_to_plate_frame)
         self.jobs.wants_job.connect(self.open_job)
         self.jobs.wants_folder.connect(self._choose_folder)
         self.applying.failed.connect(self.message.show_error)
@@ -300,9 +300,6 @@ class SolveDialog(QWidget):
             self.plate.picker.set_path(self.applying.plate_of_selected_camera())
         except MegasamError as error:
             self.message.show_error(error)
-
-    def _go_to_plate_frame(self, frame: int) -> None:
-        self.applying.go_to_plate_frame(frame)
 
     def _resume(self, any_server: bool) -> None:
         """A job that was running when the last dialog went away is shown again."""

@@ -147,15 +147,6 @@ class PlatePanel(QGroupBox):
     def mask_path(self) -> Path | None:
         return self.masks.path
 
-    def values(self) -> dict:
-        return {
-            "plate": str(self.picker.path or ""),
-            "masks": str(self.masks.path or ""),
-            "first": self.first.value(),
-            "last": self.last.value(),
-            "lands_on": self.lands_on.value(),
-        }
-
     def _plate_changed(self) -> None:
         self.plate = None
         self._show_row(self.missing, "")
