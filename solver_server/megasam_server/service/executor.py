@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+# Workers that fail to start one after another, until jobs are told.
+MOST_FAILED_STARTS = 3
+_PAUSES = (0.5, 2.0, 10.0)
+
+
+def pause_after(failed_starts: int) -> float:
+    """Seconds until the next try, after so many workers that did not start."""
+    return _PAUSES[min(failed_starts, len(_PAUSES)) - 1]
+
 
 @dataclass(frozen=True)
 class Task:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from megasam_server.service.devices import Device
-from megasam_server.service.executor import ExecutorEvents, Task
+from megasam_server.service.executor import (
+    MOST_FAILED_STARTS,
+    ExecutorEvents,
+    Task,
+    pause_after,
+)
 from megasam_server.service.worker_notes import WorkerNotes
 from megasam_server.service.worker_process import WorkerProcess, describe_exit
 
 _log = logging.getLogger(__name__)
-
-_MOST_FAILED_STARTS = 3
-_RESTART_AFTER = (0.0, 0.5, 2.0, 10.0)
 
 
 class _Slot:
@@ -161,7 +163,6 @@ class LocalWorkers:
     def _worker_did_not_start(self, slot: _Slot, why: str) -> None:
         _log.error("no worker for %s: it %s", slot.device.title, why)
         slot.failed_starts += 1
-        pause = _RESTART_AFTER[min(slot.failed_starts, len(_RESTART_AFTER) - 1)]
-        slot.restart_at = self._clock() + pause
-        if all(slot.failed_starts >= _MOST_FAILED_STARTS for slot in self._slots):
+        slot.restart_at = self._clock() + pause_after(slot.failed_starts)
+        if all(slot.failed_starts >= MOST_FAILED_STARTS for slot in self._slots):
             self._events.on_unable(why)

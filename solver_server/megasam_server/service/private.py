@@ -21,6 +21,7 @@ from pathlib import Path
 from megasam_shared.errors import MegasamError
 
 from megasam_server.service.worker import SOLVER
+from megasam_server.service.worker_process import OWN_GROUP
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
@@ -48,12 +49,6 @@ class PrivateServer:
     def __enter__(self) -> PrivateServer:
         self._state = Path(tempfile.mkdtemp(prefix="megasam-"))
         self._log_path = self._log or self._state / "server.log"
-        apart: dict = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            # Ctrl-C is for the parent, which cancels the job in good order.
-            else {"start_new_session": True}
-        )
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -63,7 +58,8 @@ class PrivateServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                **apart,
+                # Ctrl-C is for the parent, which cancels the job in good order.
+                **OWN_GROUP,
             )
         try:
             self.address = self._read_address()

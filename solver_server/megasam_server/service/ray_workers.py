@@ -20,14 +20,17 @@ import ray
 from megasam_shared.errors import MegasamError
 from ray.exceptions import RayError
 
-from megasam_server.service.executor import ExecutorEvents, Task
+from megasam_server.service.executor import (
+    MOST_FAILED_STARTS,
+    ExecutorEvents,
+    Task,
+    pause_after,
+)
 from megasam_server.service.options import RayOptions
 from megasam_server.service.ray_node import GONE, UNABLE, NodeWorker
 
 _log = logging.getLogger(__name__)
 
-_MOST_FAILED_STARTS = 3
-_RESTART_AFTER = (0.0, 0.5, 2.0, 10.0)
 _STOP_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 5.0
 # reports, solve and stop, each of which may wait.
@@ -168,9 +171,8 @@ class RayWorkers:
             self._events.on_gone(worker.job, how)
         elif not worker.where:
             self._failed_starts += 1
-            pause = _RESTART_AFTER[min(self._failed_starts, len(_RESTART_AFTER) - 1)]
-            self._restart_at = self._clock() + pause
-            if self._failed_starts >= _MOST_FAILED_STARTS:
+            self._restart_at = self._clock() + pause_after(self._failed_starts)
+            if self._failed_starts >= MOST_FAILED_STARTS:
                 self._events.on_unable(how)
         self._start_spare()
         self._events.on_room()

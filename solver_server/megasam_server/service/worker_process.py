@@ -15,6 +15,13 @@ import msgpack
 
 _MAX_REPORT_BYTES = 64 << 20
 
+OWN_GROUP: dict[str, Any] = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    if sys.platform == "win32"
+    else {"start_new_session": True}
+)
+"""For Popen: Ctrl-C does not reach the process, and it can be ended with all that it starts."""
+
 
 class WorkerProcess:
     """One child process that solves at most one job.
@@ -40,11 +47,6 @@ class WorkerProcess:
     ) -> None:
         self._on_message = on_message
         self._on_exit = on_exit
-        apart: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
         # -P: a folder that happens to be current is no place to import from.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "megasam_server.service.worker", job_function, mark],
@@ -52,7 +54,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             bufsize=0,
             env=dict(environment),
-            **apart,
+            **OWN_GROUP,
         )
         self._reader = threading.Thread(target=self._read, name="worker-pipe", daemon=True)
         self._reader.start()

@@ -7,8 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from megasam_shared.client import SolverClient
 from megasam_shared.keys import KeyList, KeyPair, new_key_pair, write_key_pair
 from megasam_shared.server_keys import ClientKeys
 
-JOB_FUNCTION = "tests.server.service.job_functions:run_job"
+from tests.server.service.conftest import JOB_FUNCTION
 
 
 @contextlib.contextmanager
@@ -128,13 +127,6 @@ def serve_apart() -> None:
         with contextlib.suppress(EOFError):
             while pickle.load(sys.stdin.buffer):
                 answer(dict(server.counters.snapshot()))
-
-
-def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":

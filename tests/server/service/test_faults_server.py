@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 from megasam_server.service import housekeeping
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.options import ServerOptions, StorageLimits
-from megasam_server.service.server import SolverServer
 from megasam_server.service.state_index import INDEX_NAME
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
@@ -20,6 +18,7 @@ from megasam_shared.protocol import Progress
 from megasam_shared.settings import SolveSettings
 
 from tests.server.service.conftest import JOB_FUNCTION, pids_in, wait_until_gone
+from tests.server.service.curve_server import running
 from tests.server.service.serving import Serving, files_below, gc, wait_for
 
 
@@ -221,16 +220,8 @@ def test_server_removes_what_is_old_by_itself(make_plate, tmp_path, monkeypatch)
         storage=StorageLimits(ttl=1.0),
         job_function=JOB_FUNCTION,
     )
-    server = SolverServer(options)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        with SolverClient(server.address) as client:
-            client.connect(10)
-            client.wait(client.submit(client.upload(make_plate()), SolveSettings()).job, timeout=15)
-            wait_for(lambda: not client.list_jobs())
-            wait_for(lambda: not files_below(tmp_path / "state" / "blobs"))
-    finally:
-        server.stop()
-        thread.join(10)
-    assert not thread.is_alive()
+    with running(options) as server, SolverClient(server.address) as client:
+        client.connect(10)
+        client.wait(client.submit(client.upload(make_plate()), SolveSettings()).job, timeout=15)
+        wait_for(lambda: not client.list_jobs())
+        wait_for(lambda: not files_below(tmp_path / "state" / "blobs"))

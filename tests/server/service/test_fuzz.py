@@ -25,8 +25,9 @@ from megasam_shared.server_keys import ClientKeys
 from megasam_shared.settings import SolveSettings
 from megasam_shared.wire import decode, encode
 
-from tests.server.service.curve_server import CurveStudio, CurveStudioApart, wait_for
+from tests.server.service.curve_server import CurveStudio, CurveStudioApart
 from tests.server.service.fuzzing import Mutator, raw_connection, record, talk, too_long
+from tests.server.service.serving import wait_for
 
 BATCH = 200
 HELLO = encode(Hello(PROTOCOL_VERSION, "1", "fuzzer"))

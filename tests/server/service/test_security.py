@@ -9,7 +9,7 @@ import time
 import pytest
 import zmq
 from megasam_server.service import counters as names
-from megasam_server.service.options import CurveOptions, ServerOptions
+from megasam_server.service.options import CurveOptions, ServerOptions, UploadLimits
 from megasam_server.service.server import SolverServer
 from megasam_shared.connection import Connection
 from megasam_shared.errors import MegasamError
@@ -30,7 +30,8 @@ from megasam_shared.server_keys import ClientKeys
 from megasam_shared.settings import SolveSettings
 from megasam_shared.wire import decode, encode
 
-from tests.server.service.curve_server import CurveStudio, wait_for
+from tests.server.service.curve_server import CurveStudio
+from tests.server.service.serving import wait_for
 
 
 @pytest.fixture
@@ -251,8 +252,6 @@ def test_server_without_curve_listens_to_this_machine_only(tmp_path):
 
 
 def test_upload_limits_are_told_before_anything_is_sent(tmp_path, make_plate):
-    from megasam_server.service.options import UploadLimits
-
     limits = UploadLimits(files=3, file_bytes=5000, submission_bytes=8000)
     with CurveStudio(tmp_path, uploads=limits) as studio:
         client = studio.client(studio.keys("anna"))

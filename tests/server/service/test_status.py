@@ -9,7 +9,8 @@ from megasam_server.service.metrics import COUNTERS
 from megasam_shared.settings import SolveSettings
 
 from tests.server.service.conftest import pids_in
-from tests.server.service.curve_server import CurveStudio, wait_for
+from tests.server.service.curve_server import CurveStudio
+from tests.server.service.serving import wait_for
 
 
 def test_clients_see_numbers_of_all_and_jobs_of_their_own(tmp_path, make_plate):
