@@ -176,9 +176,8 @@ def test_every_control_can_be_reached_by_tab_and_has_a_name(qtbot, open_dialog):
 
 
 @pytest.mark.parametrize("in_maya", [True, False], ids=["Maya", "window"])
-def test_each_underlined_letter_goes_to_one_place(qtbot, open_dialog, host, in_maya):
+def test_each_underlined_letter_goes_to_one_place(open_dialog, host, in_maya):
     dialog = open_dialog("tcp://127.0.0.1:9", host if in_maya else None)
-    dialog.activateWindow()
     for index in range(dialog.tabs.count()):
         dialog.tabs.setCurrentIndex(index)
         texts = [dialog.tabs.tabText(i) for i in range(dialog.tabs.count())]
@@ -188,10 +187,30 @@ def test_each_underlined_letter_goes_to_one_place(qtbot, open_dialog, host, in_m
         del letters[""]
         assert len(letters) >= 15
         assert [letter for letter, count in letters.items() if count > 1] == []
-    qtbot.keyClick(dialog, Qt.Key.Key_E, Qt.KeyboardModifier.AltModifier)
-    assert dialog.server.address.lineEdit().hasFocus()
-    qtbot.keyClick(dialog, Qt.Key.Key_G, Qt.KeyboardModifier.AltModifier)
-    assert dialog.tabs.currentWidget() is dialog.progress
+
+
+def test_alt_and_the_underlined_letter_go_there(qtbot, qapp, open_dialog, make_plate):
+    dialog = open_dialog("tcp://127.0.0.1:9")
+    dialog.plate.picker.set_path(make_plate())
+    qtbot.waitUntil(lambda: dialog.plate.plate is not None)
+    dialog.activateWindow()
+    qtbot.waitUntil(dialog.isActiveWindow)
+
+    def press(text: str) -> None:
+        key = Qt.Key(QKeySequence.mnemonic(text)[0].key())
+        qtbot.keyClick(dialog, key, Qt.KeyboardModifier.AltModifier)
+
+    gone_to = []
+    for label in dialog.findChildren(QLabel):
+        if label.isVisible() and not QKeySequence.mnemonic(label.text()).isEmpty():
+            press(label.text())
+            focus, buddy = qapp.focusWidget(), label.buddy()
+            assert focus is buddy or buddy.isAncestorOf(focus), label.text()
+            gone_to.append(focus)
+    assert len(set(gone_to)) == len(gone_to) >= 9
+    for index in (2, 1, 0):
+        press(dialog.tabs.tabText(index))
+        assert dialog.tabs.currentIndex() == index
 
 
 def _buddy_of(dialog, control) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QWidget
 
@@ -35,6 +35,8 @@ class PathField(QWidget):
         layout.addWidget(self.browse)
         self.setAcceptDrops(True)
         self.setFocusProxy(self.edit)
+        # Else the letter of a label that it is the buddy of does nothing.
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.edit.editingFinished.connect(self._commit)
         self.browse.clicked.connect(self._browse)
 
