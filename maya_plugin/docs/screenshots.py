@@ -18,7 +18,6 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = DOCS.parents[1]
-STATES = ("empty", "plate", "solving", "good", "check", "error")
 SCALES = (1, 2)
 JOB_FUNCTION = "tests.maya.ui.job_functions:run_job"
 
