@@ -12,9 +12,8 @@ LARGEST_ERROR = 1.0
 
 def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     """Flow [B,2,H,W] in pixels -> [B,2,height,width] in the pixels of that size; bilinear."""
-    factors = flow.new_tensor([width / flow.shape[3], height / flow.shape[2]])
-    resized = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
-    return resized * factors[:, None, None]
+    x, y = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False).unbind(1)
+    return torch.stack([x * (width / flow.shape[3]), y * (height / flow.shape[2])], 1)
 
 
 def warp(values: Tensor, flow: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ ITERATIONS = 22
 
 
 class FlowNetwork(Protocol):
-    """:class:`megasam_server.models.raft.RaftFlow` is one; features are of a kind of its own."""
+    """:class:`megasam_server.models.raft.RaftFlow` is one; features are of a kind of its own, which
+    has ``cat`` and gives those of some frames for a slice."""
 
     def encode(self, images: Tensor): ...
 
@@ -59,7 +60,7 @@ def compute_network_flow(
     Args:
         image_of: frame number -> RGB uint8 [H,W,3], sides multiples of 8, at least 128.
         stored_size: width and height that flow and masks are stored at.
-        chunk_size: pairs that the network takes at once, both ways counted as one.
+        chunk_size: frames, and pairs, both ways counted as one, that the network takes at once.
         report: told how many of how many pairs are done.
 
     Returns:
@@ -76,9 +77,12 @@ def compute_network_flow(
     done = 0
     for step, pairs in batches:
         sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
-        for frame in sorted({*sources, *targets} - encoded.keys()):
-            image = torch.from_numpy(image_of(frame)).to(device).permute(2, 0, 1)  # [3,H,W]
-            encoded[frame] = network.encode(image[None])
+        new = sorted({*sources, *targets} - encoded.keys())
+        for start in range(0, len(new), chunk_size):
+            chunk = new[start : start + chunk_size]
+            images = torch.from_numpy(np.stack([image_of(frame) for frame in chunk])).to(device)
+            features = network.encode(images.permute(0, 3, 1, 2))  # of [B,3,H,W]
+            encoded.update((frame, features[k : k + 1]) for k, frame in enumerate(chunk))
         for frame in [f for f in encoded if f < targets[0] - STEPS[-1]]:
             # Nobody comes back to these.
             for kept in (encoded, ahead, back):
@@ -90,16 +94,15 @@ def compute_network_flow(
                 torch.stack([back[j] for j in targets]),
             )
         kind = type(encoded[sources[0]])
-        features = [kind.cat([encoded[f] for f in frames]) for frames in (sources, targets)]
-        forward, backward = network.flow_both_ways(*features, iterations, *starts)
+        ends = [kind.cat([encoded[f] for f in frames]) for frames in (sources, targets)]
+        forward, backward = network.flow_both_ways(*ends, iterations, *starts)
         ahead.update(zip(sources, forward.low, strict=True))
         back.update(zip(targets, backward.low, strict=True))
         there, home = (resize_flow(flow.full, height, width) for flow in (forward, backward))
-        trusted = (_trusted(there, home), _trusted(home, there))
-        for flows in zip(there, trusted[0], home, trusted[1], strict=True):
-            flow_there, trust_there, flow_home, trust_home = (x.cpu().numpy() for x in flows)
-            store.append(flow_there, trust_there)
-            store.append(flow_home, trust_home)
+        results = (there, _trusted(there, home), home, _trusted(home, there))
+        for one in zip(*(result.cpu().numpy() for result in results), strict=True):
+            store.append(*one[:2])
+            store.append(*one[2:])
         done += len(pairs)
         report(done, len(edges))
     return store

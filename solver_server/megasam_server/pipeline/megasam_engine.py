@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.flow.network_flow import compute_network_flow, flow_files, open_network_flow
+from megasam_server.flow.network_masks import write_motion_masks
 from megasam_server.geometry.camera import Intrinsics
+from megasam_server.media.preview import Previews, tinted
 from megasam_server.metric_depth.stage import (
     DepthScale,
     estimate_metric_depth,
@@ -116,11 +117,13 @@ class _Solve:
         with self.meter.stage("tracking"):
             result = self._track(frames, scale)
         with self.meter.stage("flow"):
-            flows = self._flow(frames)
+            masks = write_motion_masks(
+                result.static_probability, self.size, self.job.work_dir / "network_motion_masks.u8"
+            )
+            flows = self._flow(frames, masks)
             solution = dense_solution(
                 result, frames, flows, scale.alignment, self.footage.plate, self._focal_is_given
             )
-            masks = self._motion_masks(result)
         with self.meter.stage("video_depth"):
             depth = self._video_depth(frames, solution, flows)
         return self._delivered(choice, scale, result, solution, masks, depth)
@@ -232,7 +235,7 @@ class _Solve:
                     frames,
                     tracker_intrinsics(lens, self.size),
                     network,
-                    _with_less(options, chunk),
+                    options.with_global_chunk(chunk),
                     self.networks.device,
                     self.networks.correlations,
                     lambda share, words: self.progress.update("tracking", share, 1, words),
@@ -243,7 +246,7 @@ class _Solve:
         self.cache.keep("tracking", key, [path])
         return result
 
-    def _flow(self, frames: ClipFrames) -> FlowStore:
+    def _flow(self, frames: ClipFrames, masks: np.ndarray) -> FlowStore:
         settings = self.job.settings
         folder = self.job.work_dir / "network_flow"
         folder.mkdir(exist_ok=True)
@@ -258,10 +261,17 @@ class _Solve:
         if self._kept("network_flow", key, flow_files(folder), "flow"):
             return open_network_flow(folder, stored)
 
+        previews = Previews(self.progress, "flow", self.footage.plate.frame_numbers)
+
+        def shown(frame: int) -> np.ndarray:
+            rgb = frames.rgb(frame)
+            previews.show(frame, lambda: tinted(rgb, masks[frame]))
+            return rgb
+
         def work(chunk: int) -> FlowStore:
             with self.networks.borrow("flow") as network:
                 return compute_network_flow(
-                    frames.rgb,
+                    shown,
                     self.count,
                     stored,
                     network,
@@ -307,27 +317,18 @@ class _Solve:
 
         done = None
         if settings.run_cvd:
-            shares = [settings.cvd_resolution]
-            while shares[-1] > LEAST_CVD_RESOLUTION:
-                shares.append(max(shares[-1] / 2, LEAST_CVD_RESOLUTION))
-            done = with_lower_resolutions("video_depth", shares, work, self.reductions)
+            done = with_lower_resolutions(
+                "video_depth",
+                settings.cvd_resolution,
+                LEAST_CVD_RESOLUTION,
+                work,
+                self.reductions,
+            )
         if not done:
             write_prior_depth(
                 clip, file, lambda done: self.progress.update("video_depth", done, self.count)
             )
         return file
-
-    def _motion_masks(self, result: TrackingResult) -> np.ndarray:
-        """uint8 [N,H,W] on disk, 1 = moving or masked by the artist, 0 = static."""
-        width, height = self.size
-        path = self.job.work_dir / "network_motion_masks.u8"
-        masks = np.memmap(path, np.uint8, mode="w+", shape=(self.count, height, width))
-        for frame, static in enumerate(result.static_probability):
-            enlarged = torch.nn.functional.interpolate(
-                static[None, None].float(), (height, width), mode="bilinear"
-            )
-            masks[frame] = (enlarged[0, 0] < 0.5).numpy()
-        return masks
 
     # --- around them
 
@@ -398,16 +399,3 @@ class _Solve:
         """Width and height of a share of the tracker's resolution."""
         width, height = (max(MULTIPLE, round(side * share)) for side in self.size)
         return width, height
-
-
-def _with_less(options: TrackerOptions, chunk: int) -> TrackerOptions:
-    """The options where the global adjustment takes ``chunk`` frames at a time, and everything else
-    that bounds the memory shrinks with it."""
-    share = chunk / options.global_chunk
-    return replace(
-        options,
-        global_chunk=chunk,
-        max_keyframes=max(1, int(options.max_keyframes * share)),
-        max_volume_bytes=int(options.max_volume_bytes * share),
-        max_state_bytes=int(options.max_state_bytes * share),
-    )

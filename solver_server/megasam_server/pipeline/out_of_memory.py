@@ -15,6 +15,8 @@ from megasam_shared.stages import STAGE_BY_KEY
 
 Result = TypeVar("Result")
 
+OUT_OF_MEMORY = "out_of_gpu_memory"
+
 _ALLOCATION_FAILED = ("out of memory", "ALLOC_FAILED")
 """How the libraries below torch say it, in a RuntimeError of no type of its own."""
 
@@ -65,17 +67,22 @@ def with_halved_chunks(
 
 def with_lower_resolutions(
     stage: str,
-    resolutions: Sequence[float],
+    resolution: float,
+    least: float,
     work: Callable[[float], Result],
     reductions: Reductions,
 ) -> Result | None:
-    """``work`` with the first of the ``resolutions`` (falling) that fits; None when none does."""
+    """``work(resolution)``, with half of it after each out-of-memory, down to ``least``; None when
+    not even that fits."""
+    resolutions = [resolution]
+    while resolutions[-1] > least:
+        resolutions.append(max(resolutions[-1] / 2, least))
     try:
         return _first_that_fits(
             stage,
             resolutions,
             work,
-            lambda used: f"resolution {resolutions[0]:g} to {used:g}",
+            lambda used: f"resolution {resolution:g} to {used:g}",
             reductions,
         )
     except MegasamError as error:
@@ -83,9 +90,6 @@ def with_lower_resolutions(
             raise
     reductions.steps[stage] = "skipped"
     return None
-
-
-OUT_OF_MEMORY = "out_of_gpu_memory"
 
 
 @contextmanager

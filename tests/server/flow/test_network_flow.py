@@ -22,15 +22,17 @@ HEIGHT, WIDTH = 32, 48
 class Script:
     """A flow network that answers with its own history: (source, target, what it started from)."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most, self.batches = most, 0
         self.encoded: list[int] = []
-        self.alive = self.most_alive = 0
         self.started: dict[tuple[int, int], float | None] = {}
 
     def encode(self, images):
-        number = int(images[0, 0, 0, 0])
-        self.encoded.append(number)
-        value = torch.full((1, 1, 1, 1), float(number))
+        assert len(images) <= self.most
+        numbers = images[:, 0, 0, 0]
+        self.encoded += numbers.tolist()
+        self.batches += 1
+        value = numbers.float()[:, None, None, None]
         return RaftFeatures(value, value, value)
 
     def flow_both_ways(self, a, b, iterations, init_ab, init_ba):
@@ -55,7 +57,7 @@ def numbered(index: int) -> np.ndarray:
 def test_every_pair_once_each_frame_encoded_once_and_starts_from_the_step_before(
     count, block, tmp_path
 ):
-    network = Script()
+    network = Script(block)
     done = []
     flows = compute_network_flow(
         numbered,
@@ -73,6 +75,7 @@ def test_every_pair_once_each_frame_encoded_once_and_starts_from_the_step_before
     assert set(ahead) == wanted
     assert [tuple(p[::-1]) for p in flows.pairs[1::2].tolist()] == ahead
     assert sorted(network.encoded) == list(range(count))
+    assert network.batches <= -(-count // block) + 1
     assert done[-1] == (len(ahead), len(ahead))
 
     # MegaSaM: forward from the same source, backward from the same target, one step before.

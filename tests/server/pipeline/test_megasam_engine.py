@@ -31,6 +31,7 @@ class Watching(SilentProgress):
         self.skipped: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self.last: dict[str, float] = {}
+        self.shown: list[tuple[str, int]] = []
         self._stop_at = stop_at
 
     def update(self, stage: str, done: float, total: float, note: str = "") -> None:
@@ -40,6 +41,9 @@ class Watching(SilentProgress):
         self.notes[stage] = note
         if stage == self._stop_at:
             raise InterruptedError(stage)
+
+    def preview(self, stage: str, frame: int, jpeg: bytes) -> None:
+        self.shown.append((stage, frame))
 
     def skip(self, stage: str, reason: str) -> None:
         self.skipped[stage] = reason
@@ -68,6 +72,7 @@ def test_path_lens_depth_and_masks_of_a_walk_are_found_in_metres(walk, tmp_path,
     assert networks.borrowed == ALL_STAGES
     assert watching.last["tracking"] == watching.last["flow"] == watching.last["video_depth"] == 1
     assert not watching.skipped
+    assert ("flow", 1001) in watching.shown
 
     extrinsics = json.loads(solved.folder.camera_extrinsics.read_text())
     validate_extrinsics(extrinsics)

@@ -60,7 +60,7 @@ def test_a_long_clip_with_a_small_buffer(tmp_path, monkeypatch):
             super().__init__(**values | {"max_keyframes": 8})
 
     monkeypatch.setattr(megasam_engine, "TrackerOptions", Small)
-    monkeypatch.setattr(megasam_engine, "_with_less", lambda options, chunk: options)
+    monkeypatch.setattr(TrackerOptions, "with_global_chunk", lambda options, chunk: options)
     known = KnownClip.of(known_clips.corridor_take(300))
     networks = DoubleNetworks(all_doubles(known, NOISE))
     solved = solve(known, networks, tmp_path / "a", monkeypatch, run_cvd=False)

@@ -63,9 +63,11 @@ def test_not_even_one_fits():
 
 def test_resolutions_go_down_and_then_the_stage_is_left_out():
     tried, reductions = [], Reductions()
-    assert with_lower_resolutions("video_depth", [1.0, 0.5, 0.25], fits(0.3, tried), reductions)
+    assert with_lower_resolutions("video_depth", 1.0, 0.25, fits(0.3, tried), reductions)
+    assert tried == [1.0, 0.5, 0.25]
     assert reductions.status == "⚠ Reduced consistent depth (resolution 1 to 0.25)"
-    assert with_lower_resolutions("video_depth", [0.5, 0.25], fits(0, tried), reductions) is None
+    assert with_lower_resolutions("video_depth", 0.4, 0.25, fits(0, tried), reductions) is None
+    assert tried[3:] == [0.4, 0.25]
     assert reductions.status == "⚠ Reduced consistent depth (skipped)"
 
 
