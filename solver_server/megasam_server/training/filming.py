@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megasam_server.geometry.projective import pixel_grid
 from megasam_server.training.motion import Motion
 from megasam_server.training.scene import Hits, Scene, cast, gather_maps
 from megasam_server.training.texture_bank import TextureBank
 
 SKY_PERIODS = 3  # whole periods around the horizon, so that there is no seam
+GROUND_PERIODS = 0.2  # per unit of length
 SHADOW_LIFT = 1e-3
 
 
@@ -67,12 +69,8 @@ def pixel_rays(filming: Filming, time: Tensor, offset: Tensor) -> tuple[Tensor, 
     Args:
         time: [B]; offset: from the pixel centres, pixels, [B,2].
     """
-    device = time.device
-    rows = torch.arange(filming.height, device=device, dtype=torch.float32)
-    columns = torch.arange(filming.width, device=device, dtype=torch.float32)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    pixel = torch.stack([x, y], -1).reshape(1, -1, 2)  # [1,HW,2]
-    shifted = pixel + offset[:, None] - filming.principal[:, None]
+    pixel = pixel_grid(filming.height, filming.width, torch.float32, time.device)  # [H,W,2]
+    shifted = pixel.flatten(0, 1) + offset[:, None] - filming.principal[:, None]
     flat = shifted / filming.focal_at(time)[:, None, None]
     in_camera = torch.cat([flat, torch.ones_like(flat[..., :1])], -1)  # [B,HW,3]
     pose = filming.world_from_camera(time)
@@ -108,10 +106,7 @@ def flow(filming: Filming, source: View, target: View) -> tuple[Tensor, Tensor]:
     size = (filming.height, filming.width)
     at = torch.stack([x, y], -1) / safe[..., None] * target.focal[:, None, None]
     at = (at + filming.principal[:, None]).unflatten(1, size)  # [B,H,W,2]
-    rows = torch.arange(size[0], device=at.device, dtype=torch.float32)
-    columns = torch.arange(size[1], device=at.device, dtype=torch.float32)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    moved = at - torch.stack([x, y], -1)
+    moved = at - pixel_grid(*size, torch.float32, at.device)
     return moved.permute(0, 3, 1, 2), in_front.unflatten(1, size)
 
 
@@ -172,27 +167,23 @@ def _expose(
 def _texture_coordinates(scene: Scene, hits: Hits) -> tuple[Tensor, Tensor]:
     """Periods [B,n,2] and texture index [B,n] of every hit."""
     quads, balls = scene.quads, scene.balls
-    scale = torch.cat([quads.uv_scale, balls.uv_scale, torch.ones_like(quads.uv_scale[:, :2])], 1)
-    offset = torch.cat(
-        [quads.uv_offset, balls.uv_offset, torch.zeros_like(quads.uv_offset[:, :2])], 1
-    )
+    one = torch.ones_like(quads.uv_scale[:, :1])  # [B,1,2]
+    ground_and_sky = [GROUND_PERIODS * one, SKY_PERIODS * one]
+    scale = torch.cat([quads.uv_scale, balls.uv_scale, *ground_and_sky], 1)
+    offset = torch.cat([quads.uv_offset, balls.uv_offset, 0 * one, 0 * one], 1)
     fixed = torch.stack([scene.ground_texture, scene.sky_texture], 1)
     texture = torch.cat([quads.texture, balls.texture, fixed], 1).gather(1, hits.surface)
     index = hits.surface[..., None].expand(-1, -1, 2)
     x, y, z, _ = hits.local.unbind(-1)
     around = torch.atan2(x, z) / (2 * torch.pi)
     up = torch.atan2(y, x.hypot(z)) / torch.pi
-    count = scene.surface_count
-    first_ball = quads.body.shape[1]
-    on_quad = hits.surface < first_ball
-    on_ball = ~on_quad & (hits.surface < count)
-    on_ground = hits.surface == count
-    u = torch.where(on_quad, x, torch.where(on_ball, around, torch.where(on_ground, 0.2 * x, 0.0)))
-    v = torch.where(on_quad, y, torch.where(on_ball, up, torch.where(on_ground, 0.2 * z, 0.0)))
-    on_sky = hits.surface == count + 1
-    u = torch.where(on_sky, SKY_PERIODS * around, u)
-    v = torch.where(on_sky, SKY_PERIODS * up, v)
-    uv = torch.stack([u, v], -1) * scale.gather(1, index) + offset.gather(1, index)
+    on_quad = hits.surface < quads.body.shape[1]
+    on_ground = hits.surface == scene.surface_count
+    flat = torch.stack([x, torch.where(on_ground, z, y)], -1)
+    curved = torch.stack([around, up], -1)  # balls and sky
+    uv = torch.where((on_quad | on_ground)[..., None], flat, curved) * scale.gather(
+        1, index
+    ) + offset.gather(1, index)
     return uv, texture
 
 
@@ -214,23 +205,14 @@ def _footprint(uv: Tensor, surface: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _normals(scene: Scene, world_from_surface: Tensor, hits: Hits) -> Tensor:
     """Unit normals in the world, of either side: [B,n,3]."""
-    count, first_ball = scene.surface_count, scene.quads.body.shape[1]
     local = hits.local[..., :3]
     upright = torch.zeros_like(local)
     upright[..., 2] = 1.0
-    on_quad = (hits.surface < first_ball)[..., None]
+    on_quad = (hits.surface < scene.quads.body.shape[1])[..., None]
     normal = torch.where(on_quad, upright, local)
     if scene.terrain is not None:
-        hill = scene.terrain
-        slope = torch.zeros_like(local)
-        slope[..., 1] = 1.0
-        for k in range(hill.amplitude.shape[1]):
-            wave = hill.wave[:, None, k]
-            angle = local[..., 0] * wave[..., 0] + local[..., 2] * wave[..., 1]
-            rise = hill.amplitude[:, k, None] * torch.cos(angle + hill.phase[:, k, None])
-            slope[..., 0] += rise * wave[..., 0]
-            slope[..., 2] += rise * wave[..., 1]
-        normal = torch.where((hits.surface == count)[..., None], slope, normal)
+        on_ground = (hits.surface == scene.surface_count)[..., None]
+        normal = torch.where(on_ground, scene.terrain.normal(local), normal)
     # Normals transform with the inverse transpose.
     linear = torch.linalg.inv(world_from_surface[..., :3]).transpose(-1, -2)  # [B,P,3,3]
     turned = (gather_maps(linear, hits.surface) @ normal[..., None])[..., 0]

@@ -121,7 +121,7 @@ def random_scene(make: str, textures: int, draw: Draw) -> Scene:
         light=torch.nn.functional.normalize(light, dim=-1),
         ambient=draw.uniform(0.3, 1.0),
         haze=draw.uniform(80, 220, 3),
-        haze_rate=torch.where(draw.chance(0.3), draw.log_uniform(0.003, 0.05), 0.0),
+        haze_rate=draw.chance(0.3) * draw.log_uniform(0.003, 0.05),
     )
 
 
@@ -130,7 +130,7 @@ def random_filming(make: str, height: int, width: int, step_px: Tensor, draw: Dr
     plan = FURNISHING[make]
     focal = draw.uniform(0.6, 1.6) * width
     turning = draw.uniform(0, 1) ** 2  # share of the motion that is rotation
-    turning = torch.where(draw.chance(0.15), 1.0, turning)
+    turning = turning.masked_fill(draw.chance(0.15), 1.0)
     angle = turning * step_px / focal
     travel = (1 - turning) * step_px * plan.reference / focal
     heading = draw.unit()
@@ -153,8 +153,8 @@ def random_filming(make: str, height: int, width: int, step_px: Tensor, draw: Dr
         phase=draw.uniform(0, 6.28, 1, WAVES),
     )
     centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=draw.device)
-    zooming = torch.where(draw.chance(0.15), draw.normal() * 0.03, 0.0)
-    blurred = torch.where(draw.chance(0.3), draw.uniform(0.1, 0.5), 0.0)
+    zooming = draw.chance(0.15) * draw.normal() * 0.03
+    blurred = draw.chance(0.3) * draw.uniform(0.1, 0.5)
     # Longer streaks than these leave nothing to match.
     shutter = torch.minimum(blurred, 12.0 / step_px)
     principal = centre + draw.normal(2) * 0.02 * width
@@ -183,7 +183,7 @@ def _bodies(draw: Draw, plan: Make):
 def _riders(draw: Draw, plan: Make, things: int) -> Tensor:
     """The body that carries each thing: 0 (the world) or a mover, [B,things]."""
     mover = draw.integers(plan.movers, things) + 1
-    return torch.where(draw.chance(plan.mover_share, things), mover, 0)
+    return mover * draw.chance(plan.mover_share, things)
 
 
 def _places(draw: Draw, plan: Make, things: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -77,11 +78,24 @@ class Terrain:
     def above(self, points: Tensor) -> Tensor:
         """How far points [B,n,3] lie above the ground, vertically: [B,n]."""
         swell = torch.zeros_like(points[..., 0])
+        for amplitude, _, angle in self._waves(points):
+            swell = swell + amplitude * torch.sin(angle)
+        return self.height[:, None] - swell - points[..., 1]
+
+    def normal(self, points: Tensor) -> Tensor:
+        """Normals, downwards and of any length, of the ground at points [B,n,3]: [B,n,3]."""
+        slope = torch.zeros_like(points)
+        slope[..., 1] = 1.0
+        for amplitude, wave, angle in self._waves(points):
+            slope[..., ::2] += (amplitude * torch.cos(angle))[..., None] * wave
+        return slope
+
+    def _waves(self, points: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each of the K: amplitude [B,1], wave [B,1,2] and angle at the points [B,n]."""
         for k in range(self.amplitude.shape[1]):
             wave = self.wave[:, None, k]
             angle = points[..., 0] * wave[..., 0] + points[..., 2] * wave[..., 1]
-            swell = swell + self.amplitude[:, k, None] * torch.sin(angle + self.phase[:, k, None])
-        return self.height[:, None] - swell - points[..., 1]
+            yield self.amplitude[:, k, None], wave, angle + self.phase[:, k, None]
 
 
 @dataclass(frozen=True)
@@ -126,11 +140,6 @@ class Scene:
         maps = [_carried(world_from_body, part) for part in (self.quads, self.balls)]
         fixed = torch.eye(3, 4, device=time.device).expand(len(time), 2, 3, 4)
         return torch.cat([*maps, fixed], 1)
-
-    def body_of_surface(self) -> Tensor:
-        """[B, surface_count + 2], int64."""
-        fixed = torch.zeros_like(self.quads.body[:, :2])
-        return torch.cat([self.quads.body, self.balls.body, fixed], 1)
 
 
 @dataclass(frozen=True)

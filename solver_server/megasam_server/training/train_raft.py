@@ -78,10 +78,12 @@ def main() -> None:
     noted, window = began, 0
     while True:
         done = (time.monotonic() - began) / (60 * options.minutes)
-        stop = torch.tensor(float(done >= 1), device=device)
-        if ranks > 1:
-            dist.broadcast(stop, 0)
-        if (stop if ranks == 1 else stop.item()) > 0:
+        over = done >= 1
+        if ranks > 1:  # all stop at the same step, by the first one's clock
+            told = torch.tensor(over, device=device)
+            dist.broadcast(told, 0)
+            over = told.item()
+        if over:
             break
         rate = options.lr + (options.lr_end - options.lr) * min(done, 1.0)
         if not options.resume:
