@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Mapping
 from enum import StrEnum
@@ -22,7 +21,7 @@ from megasam_server.service.config_file import (
 from megasam_server.service.config_options import log_options, server_options
 from megasam_server.service.options import EVERY_CLIENT
 from megasam_server.service.server_log import start_log
-from megasam_server.service.worker import SOLVER
+from megasam_server.service.worker import job_function
 
 _log = logging.getLogger(__name__)
 
@@ -205,8 +204,7 @@ def serve(
 def _run(config: ConfigValues, source: Path | None) -> None:
     from megasam_server.service.server import SolverServer
 
-    # The variable is for the project's own tests, which bring a job function along.
-    options = server_options(config, os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER))
+    options = server_options(config, job_function())
     stop_log = start_log(log_options(config.values))
     try:
         server = SolverServer(options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ from megasam_server.cli.watchers import (
     print_openjd_error,
 )
 from megasam_server.service.private import PrivateServer
-from megasam_server.service.worker import SOLVER
+from megasam_server.service.worker import job_function
 
 EXIT_NOT_USABLE = 1
 EXIT_INTERRUPTED = 130
@@ -181,17 +180,23 @@ def _client(address: str | None, keys: ClientKeys | None) -> Iterator[SolverClie
     patience = _PATIENCE
     with contextlib.ExitStack() as stack:
         if address is None:
-            # The variable is for the project's own tests, which bring a job function along.
-            function = os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER)
             patience = 0.0  # a private server that died does not come back
-            address = stack.enter_context(PrivateServer(function)).address
-        cache = platformdirs.user_cache_path("megasam", appauthor=False) / "plate_hashes.json"
+            address = stack.enter_context(PrivateServer(job_function())).address
         client = SolverClient(
-            address, name="megasam solve", keys=keys, patience=patience, hash_cache=cache
+            address,
+            name="megasam solve",
+            keys=keys,
+            patience=patience,
+            hash_cache=plate_hash_cache(),
         )
         stack.enter_context(client)
         client.connect()
         yield client
+
+
+def plate_hash_cache() -> Path:
+    """File that remembers the hashes of this user's plates."""
+    return platformdirs.user_cache_path("megasam", appauthor=False) / "plate_hashes.json"
 
 
 def _print_summary(console: Console, finished: FinishedSolve) -> None:

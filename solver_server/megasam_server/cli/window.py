@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 import typer
 from megasam_shared.errors import MegasamError
 from megasam_shared.install_command import install_command
 from megasam_shared.server_keys import full_address
 
+from megasam_server.cli.solve import plate_hash_cache
 from megasam_server.service.private import PrivateServer
-from megasam_server.service.worker import SOLVER
+from megasam_server.service.worker import job_function
 
 _MODULE = "megasam_maya.ui.window"
 
@@ -46,13 +45,11 @@ def window(
     if private and server is not None:
         raise typer.BadParameter("--private and --server are two servers; give one of them.")
     check_qt()
-    cache = platformdirs.user_cache_path("megasam", appauthor=False) / "plate_hashes.json"
     arguments = [] if plate is None else [plate]
-    arguments += [f"--hash-cache={cache}", f"--palette={'light' if light else 'dark'}"]
+    arguments += [f"--hash-cache={plate_hash_cache()}", f"--palette={'light' if light else 'dark'}"]
     with contextlib.ExitStack() as stack:
         if private:
-            function = os.environ.get("MEGASAM_JOB_FUNCTION", SOLVER)
-            server = stack.enter_context(PrivateServer(function)).address
+            server = stack.enter_context(PrivateServer(job_function())).address
         if server is not None:
             arguments.append(f"--server={full_address(server)}")
         raise typer.Exit(_run([sys.executable, "-P", "-m", _MODULE, *arguments]))

@@ -8,14 +8,16 @@ import sys
 import time
 
 import pytest
-from megasam_server.service import housekeeping
+import zmq
+from megasam_server.service import housekeeping, sessions
 from megasam_server.service.jobs import JobStore
 from megasam_server.service.options import ServerOptions, StorageLimits
 from megasam_server.service.state_index import INDEX_NAME
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import Progress
+from megasam_shared.protocol import HEARTBEAT_EVERY, PROTOCOL_VERSION, Hello, Progress
 from megasam_shared.settings import SolveSettings
+from megasam_shared.wire import encode
 
 from tests.server.service.conftest import JOB_FUNCTION, pids_in, wait_until_gone
 from tests.server.service.curve_server import running
@@ -80,6 +82,21 @@ with SolverClient(sys.argv[1]) as client:
         result = client.wait(job, timeout=15)
         assert result.state == "done"
         assert len(client.fetch(job, result.artefacts, tmp_path / "out")) == len(result.artefacts)
+
+
+def test_client_that_falls_silent_is_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(sessions, "CLIENT_SILENT_AFTER", 2 * HEARTBEAT_EVERY)
+    options = ServerOptions(tmp_path / "state", "tcp://127.0.0.1:0", job_function=JOB_FUNCTION)
+    with running(options) as server, SolverClient(server.address, name="alive") as alive:
+        alive.connect(10)
+        with zmq.Context() as context, context.socket(zmq.DEALER) as silent:
+            silent.linger = 0
+            silent.connect(server.address)
+            silent.send(encode(Hello(PROTOCOL_VERSION, "1", "silent")))
+            wait_for(lambda: len(server._sessions) == 2)
+            wait_for(lambda: len(server._sessions) == 1)
+        time.sleep(HEARTBEAT_EVERY)
+        assert [session.hello_name for session in server._sessions] == ["alive"]
 
 
 def test_two_servers_on_one_state_folder(make_plate, tmp_path):
