@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from megasam_server.models.correlation import LOOKUP_CHANNELS
+from megasam_server.models.image_input import imagenet_normalised, unit_range
 from megasam_server.models.pointwise import (
     bias_relu,
     blend_hidden,
@@ -36,8 +37,6 @@ HIDDEN = 128
 MOTION_CHANNELS = 4
 UPMASK_CHANNELS = 9 * 8 * 8
 
-_IMAGE_MEAN = (0.485, 0.456, 0.406)
-_IMAGE_STD = (0.229, 0.224, 0.225)
 _ETA_SCALE = 0.01
 _ALIGNED_CHANNELS = 8  # tensor cores want channels in multiples of 8
 
@@ -381,10 +380,6 @@ class DroidNet(nn.Module):
         self.fnet = _Encoder(HIDDEN, normed=True)
         self.cnet = _Encoder(2 * HIDDEN, normed=False)
         self.update = _UpdateOperator()
-        mean = torch.tensor(_IMAGE_MEAN)[:, None, None]
-        std = torch.tensor(_IMAGE_STD)[:, None, None]
-        self.register_buffer("_mean", mean, persistent=False)  # [3,1,1]
-        self.register_buffer("_std", std, persistent=False)  # [3,1,1]
         self.to(memory_format=torch.channels_last)
 
     def features(self, images_bgr_u8: torch.Tensor) -> torch.Tensor:
@@ -412,6 +407,5 @@ class DroidNet(nn.Module):
         return torch.tanh(net), F.relu(inp)
 
     def _normalised(self, images_bgr_u8: torch.Tensor) -> torch.Tensor:
-        rgb = images_bgr_u8.flip(1).float() / 255  # [B,3,H,W]
-        rgb = (rgb - self._mean.float()) / self._std.float()  # [B,3,H,W]
+        rgb = imagenet_normalised(unit_range(images_bgr_u8.flip(1)))  # [B,3,H,W]
         return _prepared(rgb, self.fnet.conv1.weight.dtype)

@@ -1,4 +1,4 @@
-"""Plate pixels as the depth networks take them."""
+"""Plate pixels as the networks take them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def unit_range(images: Tensor) -> Tensor:
 
 def imagenet_normalised(images: Tensor) -> Tensor:
     """RGB images [B,3,H,W] in 0..1 -> the same shape, ImageNet mean and deviation taken out."""
-    mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
-    deviation = images.new_tensor(IMAGENET_DEVIATION)[:, None, None]
-    return (images - mean) / deviation
+    # Numbers, not tensors of them: those would be copied from the host for every frame.
+    channels = zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
+    return torch.stack([(x - mean) / deviation for x, mean, deviation in channels], dim=1)

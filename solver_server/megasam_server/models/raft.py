@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.optical_flow import raft_large
 
+from megasam_server.geometry.projective import pixel_grid
 from megasam_server.models.convex_upsampling import upsample_convex
 from megasam_server.models.correlation import CorrelationVolume
 from megasam_server.models.pointwise import bias_relu, blend_hidden, join, reset_hidden
@@ -159,13 +160,6 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _pixel_grid(like: Tensor) -> Tensor:
-    """float32 [h,w,2]: (x, y) of each cell of ``like`` [...,h,w]."""
-    rows, columns = (torch.arange(n, device=like.device) for n in like.shape[-2:])
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack([x, y], -1).float()
-
-
 class RaftFlow(nn.Module):
     """Optical flow between encoded frames. Inference only; weights come from ``load_state_dict``.
 
@@ -215,7 +209,7 @@ class RaftFlow(nn.Module):
         volume = CorrelationVolume(source.fmap, target.fmap, radius=RADIUS)
         update = _Update(self.network.update_block, source.context)
         hidden = source.hidden  # [B,128,h,w]
-        grid = _pixel_grid(hidden)  # [h,w,2]
+        grid = pixel_grid(*hidden.shape[-2:], torch.float32, hidden.device)  # [h,w,2]
         flow = torch.zeros(len(hidden), *grid.shape, device=grid.device)  # [B,h,w,2]
         if flow_init is not None:
             flow = flow + flow_init.permute(0, 2, 3, 1)

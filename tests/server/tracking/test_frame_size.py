@@ -30,7 +30,6 @@ def test_intrinsics_follow_the_picture():
     size = FrameSize.of_plate(1920, 1080)
     plate = np.array([1500.0, 1500.0, 960.0, 540.0])
     small = size.intrinsics(plate)
-    np.testing.assert_allclose(size.plate_intrinsics(small), plate)
     frame = np.zeros((1080, 1920, 3), np.uint8)
     frame[700:720, 1200:1220] = 255  # its centre is at 1210, 710, corners at integers
     ray = (np.array([1210, 710]) - plate[2:]) / plate[:2]

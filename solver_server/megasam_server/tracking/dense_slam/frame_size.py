@@ -72,16 +72,8 @@ class FrameSize:
 
         Pixel corners at integers. Cropping at the right and the bottom moves no principal point.
         """
-        return plate_intrinsics * self._factors
-
-    def plate_intrinsics(self, intrinsics: np.ndarray) -> np.ndarray:
-        """The way back: fx, fy, cx, cy [...,4] of the tracker's picture -> of the plate."""
-        return intrinsics / self._factors
-
-    @property
-    def _factors(self) -> np.ndarray:
         x, y = self.resized[0] / self.plate[0], self.resized[1] / self.plate[1]
-        return np.array([x, y, x, y])
+        return plate_intrinsics * np.array([x, y, x, y])
 
     def _crop(self, picture: np.ndarray) -> np.ndarray:
         width, height = self.cropped
