@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megasam_shared.errors import MegasamError
@@ -46,17 +46,11 @@ class CheckpointStatus:
 
 def glance(checkpoint: Checkpoint, folder: Path, hashes: HashCache) -> CheckpointStatus:
     """The status without reading the file: its size, and its hash if it is remembered."""
-    found = find_weights(checkpoint, folder)
-    if found is None:
-        return CheckpointStatus(checkpoint, None, "missing")
-    file, path = found
-    wrong_size = _wrong_size(file, path)
-    if wrong_size:
-        return CheckpointStatus(checkpoint, path, "damaged", wrong_size)
-    known = hashes.known(path)
-    if known is None or file.sha256 is None:
-        return CheckpointStatus(checkpoint, path, "unchecked")
-    return _judged_by_hash(checkpoint, file, path, known.sha256)
+    file, status = _by_size(checkpoint, folder)
+    if status.state != "unchecked" or file.sha256 is None:
+        return status
+    known = hashes.known(status.path)
+    return status if known is None else _by_hash(status, file, known.sha256)
 
 
 def verify(checkpoint: Checkpoint, folder: Path, hashes: HashCache) -> CheckpointStatus:
@@ -64,24 +58,19 @@ def verify(checkpoint: Checkpoint, folder: Path, hashes: HashCache) -> Checkpoin
 
     Call ``hashes.save()`` afterwards to remember what was read.
     """
-    found = find_weights(checkpoint, folder)
-    if found is None:
-        return CheckpointStatus(checkpoint, None, "missing")
-    file, path = found
-    wrong_size = _wrong_size(file, path)
-    if wrong_size:
-        return CheckpointStatus(checkpoint, path, "damaged", wrong_size)
+    file, status = _by_size(checkpoint, folder)
+    if status.state != "unchecked":
+        return status
     try:
         if file.sha256 is not None:
-            sha256 = hashes.content_of(path).sha256
-            return _judged_by_hash(checkpoint, file, path, sha256)
-        official_state(checkpoint, path)
-        if zipfile.is_zipfile(path):
-            check_archive(path, contents=True)
+            return _by_hash(status, file, hashes.content_of(status.path).sha256)
+        official_state(checkpoint, status.path)
+        if zipfile.is_zipfile(status.path):
+            check_archive(status.path, contents=True)
     except MegasamError as error:
         state = "unchecked" if error.code == "missing_dependencies" else "damaged"
-        return CheckpointStatus(checkpoint, path, state, error.message)
-    return CheckpointStatus(checkpoint, path, "fits")
+        return replace(status, state=state, reason=error.message)
+    return replace(status, state="fits")
 
 
 def is_published(file: WeightFile, path: Path, sha256: str) -> bool:
@@ -92,13 +81,22 @@ def is_published(file: WeightFile, path: Path, sha256: str) -> bool:
     return file.git_blob is not None and _git_blob(path) == file.git_blob
 
 
-def _judged_by_hash(
-    checkpoint: Checkpoint, file: WeightFile, path: Path, sha256: str
-) -> CheckpointStatus:
-    if is_published(file, path, sha256):
-        return CheckpointStatus(checkpoint, path, "verified")
-    reason = f"{path.name} is not the published file: its SHA-256 is {sha256}, not {file.sha256}."
-    return CheckpointStatus(checkpoint, path, "damaged", reason)
+def _by_size(checkpoint: Checkpoint, folder: Path) -> tuple[WeightFile | None, CheckpointStatus]:
+    """``missing``, ``damaged``, or ``unchecked`` with the file that is there."""
+    found = find_weights(checkpoint, folder)
+    if found is None:
+        return None, CheckpointStatus(checkpoint, None, "missing")
+    file, path = found
+    wrong = _wrong_size(file, path)
+    return file, CheckpointStatus(checkpoint, path, "damaged" if wrong else "unchecked", wrong)
+
+
+def _by_hash(status: CheckpointStatus, file: WeightFile, sha256: str) -> CheckpointStatus:
+    name = status.path.name
+    if is_published(file, status.path, sha256):
+        return replace(status, state="verified")
+    reason = f"{name} is not the published file: its SHA-256 is {sha256}, not {file.sha256}."
+    return replace(status, state="damaged", reason=reason)
 
 
 def _wrong_size(file: WeightFile, path: Path) -> str:
