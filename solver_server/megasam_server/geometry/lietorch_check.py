@@ -13,7 +13,7 @@ from typing import Literal
 # princeton-vl's package defines SE3 in this file; the other one does not have it.
 SE3_FILE = "groups.py"
 # What SE3 must offer to be of use.
-SE3_METHODS = ("InitFromVec", "Identity", "exp", "log", "inv", "matrix", "retr", "act")
+SE3_METHODS = ("InitFromVec", "log", "inv", "retr")
 SOURCE = "git+https://github.com/princeton-vl/lietorch.git"
 
 # Imported in a process of its own: a compiled extension for another torch or CUDA may crash it.

@@ -1,6 +1,6 @@
-"""The operations of :mod:`megasam_server.geometry.se3` by princeton-vl's lietorch, where it is there.
+"""Operations of :mod:`megasam_server.geometry.se3` by princeton-vl's lietorch, where it is there.
 
-For single calls outside of the bundle adjustment. That one stays with the built-in operations:
+For single calls outside of the bundle adjustment: those of pose filling. That one stays with the built-in operations:
 lietorch launches its kernels on CUDA's default stream whatever stream is current, so they can
 neither be captured in a graph nor follow work on another stream. Its derivatives are those by a left
 twist of the pose, not by the seven numbers.
@@ -20,15 +20,10 @@ from megasam_server.geometry.lietorch_check import find_lietorch
 class SE3Operations(Protocol):
     """What both implementations offer; meaning and shapes as in :mod:`megasam_server.geometry.se3`."""
 
-    def exp(self, twist: Tensor) -> Tensor: ...
     def log(self, pose: Tensor) -> Tensor: ...
     def inverse(self, pose: Tensor) -> Tensor: ...
     def compose(self, a: Tensor, b: Tensor) -> Tensor: ...
     def retract(self, pose: Tensor, twist: Tensor) -> Tensor: ...
-    def adjoint(self, pose: Tensor, twist: Tensor) -> Tensor: ...
-    def adjoint_transpose(self, pose: Tensor, covector: Tensor) -> Tensor: ...
-    def act(self, pose: Tensor, points: Tensor) -> Tensor: ...
-    def matrix(self, pose: Tensor) -> Tensor: ...
 
 
 def se3_operations() -> SE3Operations:
@@ -46,9 +41,6 @@ class LietorchOperations:
     def __init__(self, group: type) -> None:
         self._group = group
 
-    def exp(self, twist: Tensor) -> Tensor:
-        return self._group.exp(twist.contiguous()).data
-
     def log(self, pose: Tensor) -> Tensor:
         return self._element(pose).log()
 
@@ -62,21 +54,6 @@ class LietorchOperations:
     def retract(self, pose: Tensor, twist: Tensor) -> Tensor:
         pose, twist = _same_axes(pose, twist)
         return self._element(pose).retr(twist).data
-
-    def adjoint(self, pose: Tensor, twist: Tensor) -> Tensor:
-        pose, twist = _same_axes(pose, twist)
-        return self._element(pose).adj(twist)
-
-    def adjoint_transpose(self, pose: Tensor, covector: Tensor) -> Tensor:
-        pose, covector = _same_axes(pose, covector)
-        return self._element(pose).adjT(covector)
-
-    def act(self, pose: Tensor, points: Tensor) -> Tensor:
-        pose, points = _same_axes(pose, points)
-        return self._element(pose).act(points)
-
-    def matrix(self, pose: Tensor) -> Tensor:
-        return self._element(pose).matrix()
 
     def _element(self, pose: Tensor):
         return self._group.InitFromVec(pose.contiguous())
