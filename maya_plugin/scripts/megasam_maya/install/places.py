@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from megasam_maya.maya_versions import MAYA_VERSIONS, MayaVersion, System
@@ -47,15 +46,3 @@ def mayapy(version: MayaVersion, system: System, environment: Environment) -> Pa
 def found_versions(system: System, environment: Environment) -> list[MayaVersion]:
     """The supported versions that are installed on this machine."""
     return [v for v in MAYA_VERSIONS if mayapy(v, system, environment) is not None]
-
-
-def clean_environment() -> Environment:
-    """This process's environment without PYTHONHOME, PYTHONPATH and the like: what a person set
-    up for another Python stops mayapy from starting."""
-    kept = {k: v for k, v in os.environ.items() if not k.upper().startswith("PYTHON")}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
-
-
-def no_window() -> int:
-    """Creation flags for subprocesses: no console window pops up on Windows."""
-    return 0x08000000 if sys.platform == "win32" else 0  # CREATE_NO_WINDOW

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 from megasam_shared.errors import MegasamError
 
-from megasam_maya.install.places import clean_environment, mayapy, no_window
+from megasam_maya.install.places import mayapy
+from megasam_maya.install.python_process import run_python
 from megasam_maya.maya_versions import MayaVersion, System, this_system
 
 # Without site-packages, so that no other copy hides a fault of ours.
@@ -38,24 +38,11 @@ def try_out(module_root: Path, python: Path) -> None:
     Raises:
         MegasamError: ``does_not_load``.
     """
-    command = [str(python), "-s", "-S", "-B", "-c", _PROGRAM, str(module_root / "scripts")]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=clean_environment(),
-            creationflags=no_window(),
-            timeout=120,
-        )
-        said = "" if done.returncode == 0 else (done.stderr.strip() or f"exit {done.returncode}")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said = str(error)
-    if said:
+    arguments = ["-s", "-S", "-B", "-c", _PROGRAM, str(module_root / "scripts")]
+    outcome = run_python(python, arguments, timeout=120)
+    if not outcome.succeeded:
         raise MegasamError(
             "does_not_load",
-            f"It does not load in {python}: {said.splitlines()[-1]}",
+            f"It does not load in {python}: {outcome.said.splitlines()[-1]}",
             "Nothing was changed. Please report this with the line above.",
         )

@@ -7,14 +7,13 @@ import csv
 import hashlib
 import io
 import re
-import subprocess
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from megasam_shared.errors import MegasamError
 
-from megasam_maya.install.places import clean_environment, no_window
+from megasam_maya.install.python_process import run_python
 from megasam_maya.maya_versions import MayaVersion, System, vendor_tag
 
 # What every supported Maya's system has at least: RHEL/Rocky 8, macOS 12.
@@ -146,28 +145,14 @@ def download(lock: Path, targets: list[Target], into: Path, python: Path) -> Non
         MegasamError: ``no_download`` with what pip said last.
     """
     for target in targets:
-        command = [str(python), "-s", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-        command += _pip_arguments(target, into, lock)
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env=clean_environment(),
-                creationflags=no_window(),
-                timeout=600,
-            )
-            said = done.stderr.strip() or done.stdout.strip()
-        except (OSError, subprocess.TimeoutExpired) as error:
-            done, said = None, str(error)
-        if done is None or done.returncode != 0:
-            errors = [line for line in said.splitlines() if "ERROR" in line] or said.splitlines()
+        pip = ["-s", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+        outcome = run_python(python, [*pip, *_pip_arguments(target, into, lock)], timeout=600)
+        if not outcome.succeeded:
+            lines = outcome.said.splitlines()
+            reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
             raise MegasamError(
                 "no_download",
-                "pyzmq and msgpack could not be downloaded: "
-                f"{errors[-1].strip() if errors else 'pip gave no reason'}",
+                f"pyzmq and msgpack could not be downloaded: {reason.strip()}",
                 "Without network: fill a folder elsewhere with "
                 f'"{download_command(target, Path("wheelhouse"))}" and pass it with --wheelhouse.',
             )
