@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 from megasam_server.flow.consistency import round_trip_error
+from megasam_server.geometry.two_view import TwoView, pixel_grid
 from megasam_server.models.raft import RaftFlow
 from megasam_server.training.flow_pairs import generate
 from megasam_server.training.texture_bank import TextureBank, paint_pictures
@@ -55,33 +56,19 @@ def induced_flow(clip: TrueClip, i: int, j: int) -> np.ndarray | None:
     if depth is None:
         return None
     height, width = depth.shape
-    intrinsics = clip.cameras.intrinsics
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    rays = np.stack(
-        [
-            (x - intrinsics.cx[i]) / intrinsics.fx[i],
-            (y - intrinsics.cy[i]) / intrinsics.fy[i],
-            np.ones_like(x),
-        ],
-        -1,
-    )
-    world_from_cam = clip.cameras.world_from_cam
-    j_from_i = np.linalg.inv(world_from_cam[j]) @ world_from_cam[i]
-    points = rays * depth[..., None] @ j_from_i[:3, :3].T + j_from_i[:3, 3]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        u = points[..., 0] / points[..., 2] * intrinsics.fx[j] + intrinsics.cx[j]
-        v = points[..., 1] / points[..., 2] * intrinsics.fy[j] + intrinsics.cy[j]
-    known = (depth > 0) & (points[..., 2] > 0)
-    known &= (u > 0) & (v > 0) & (u < width - 1) & (v < height - 1)
+    x, y = pixel_grid(height, width)
+    view = TwoView.between(clip.cameras, i, j)
+    infinity = view.at_infinity(x, y)
+    near = 1 / np.where(depth > 0, depth, np.nan)  # inverse depth
+    u, v = view.project(infinity, near)
+    known = (u > 0) & (v > 0) & (u < width - 1) & (v < height - 1)
     if (clip.folder / "masks" / f"{i:06d}.png").exists():
         known &= ~clip.moving(i)
     there = _depth(clip, j)
     if there is not None:
-        at = np.nan_to_num(np.stack([u, v]), nan=0.0, posinf=0.0, neginf=0.0)
-        column = at[0].round().astype(int).clip(0, width - 1)
-        row = at[1].round().astype(int).clip(0, height - 1)
+        column, row = (np.where(known, at, 0).round().astype(int) for at in (u, v))
         seen = there[row, column]
-        known &= (seen == 0) | (seen > 0.97 * points[..., 2])
+        known &= (seen == 0) | (seen * view.arriving_inverse_depth(infinity, near) > 0.97)
     flow = np.stack([u - x, v - y], -1).astype(np.float32)
     flow[~known] = np.nan
     return flow

@@ -15,6 +15,7 @@ import numpy as np
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.point_cloud import PointCloud
+from megasam_server.geometry.two_view import TwoView, pixel_grid
 
 EXPLAINED = 3e-3
 """Largest reprojection error of a pixel that fits the cameras, share of the plate's width."""
@@ -160,20 +161,14 @@ def pair_error(
     cells = (width, height)
     flow = [cv2.resize(axis, cells, interpolation=cv2.INTER_AREA) for axis in flows.flow(pair)]
     trust = cv2.resize(flows.trust(pair), cells, interpolation=cv2.INTER_AREA) > _LEAST_TRUST
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    x, y = pixel_grid(height, width)
     to_cells = (width / flows.width, height / flows.height)
-    arrived = np.stack([x + flow[0] * to_cells[0], y + flow[1] * to_cells[1]], axis=-1)
-    k = track.cameras.intrinsics.matrices()
-    relative = np.linalg.inv(track.cameras.world_from_cam[j]) @ track.cameras.world_from_cam[i]
-    rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(k[i]).T  # [h,w,3]
-    moved = rays @ relative[:3, :3].T + track.disparity[i][..., None] * relative[:3, 3]
-    behind = moved[..., 2] <= 0
-    projected = moved @ k[j].T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        projected = projected[..., :2] / projected[..., 2:]
-    error = np.linalg.norm(projected - arrived, axis=-1) * (plate_width / width)
-    error[behind | ~np.isfinite(error)] = np.inf
-    return error, trust, arrived
+    arrived = np.stack([x + flow[0] * to_cells[0], y + flow[1] * to_cells[1]])  # [2,h,w]
+    view = TwoView.between(track.cameras, i, j)
+    projected = view.project(view.at_infinity(x, y), track.disparity[i])  # [2,h,w]
+    error = np.linalg.norm(projected - arrived, axis=0) * (plate_width / width)
+    error[~np.isfinite(error)] = np.inf  # behind the camera
+    return error, trust, np.moveaxis(arrived, 0, -1)
 
 
 def _world_points(track: DenseTrack, frame: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -117,11 +117,11 @@ def key_of(stage: str, **depends_on: Any) -> str:
 
 def identity_of(media: Path) -> list[list[Any]]:
     """What tells the files of a plate or mask from any others, without reading them: of each its
-    name, its place on the disk, size and time of change. The links that jobs have to one upload
-    are the same file."""
+    name, number on its disk, size and time of change. The links that jobs have to one upload are
+    the same file. The disk itself has another number on every machine that mounts it."""
     files = [media] if is_movie(media) else find_sequence(media).files
     stats = [(Path(file).name, os.stat(file)) for file in files]
-    return [[name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats]
+    return [[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats]
 
 
 def entries(folder: Path) -> Iterator[tuple[Path, int, int, float]]:

@@ -1,7 +1,7 @@
 """The five losses of consistent video depth (MegaSaM, arXiv:2412.04463, section 3.3).
 
 Two compare frames along the flow (:func:`pair_sums`), three hold each frame near the disparity that
-it came with (:class:`Prior`). All are plain tensor functions without a loop, so that they
+it came with. All are plain tensor functions without a loop, so that they
 differentiate, run and compile on any device.
 
 N frames of h x w pixels. Disparity is inverse depth, from :data:`LEAST` to :data:`MOST`. Pixel centres
@@ -17,6 +17,7 @@ from kornia.filters import sobel
 from torch import Tensor
 from torch.nn import functional as F
 
+from megasam_server.flow.consistency import warp
 from megasam_server.video_depth.image_filters import gaussian_blur, sobel_gradients
 
 LEAST, MOST = 1e-3, 1e3
@@ -136,9 +137,8 @@ def pair_sums(
     counted = (pairs.mask & (pz > _LEAST_DEPTH)).to(disparity.dtype)  # [P,h,w]
 
     at_x, at_y = x + pairs.flow[:, 0], y + pairs.flow[:, 1]  # [P,h,w] each
-    grid = torch.stack([2 * at_x / (width - 1) - 1, 2 * at_y / (height - 1) - 1], -1)  # [P,h,w,2]
     other = disparity.index_select(0, pairs.target)[:, None]  # [P,1,h,w]
-    seen = F.grid_sample(other, grid, align_corners=True)[:, 0]  # [P,h,w]
+    seen = warp(other, pairs.flow.to(disparity.dtype))[:, 0]  # [P,h,w]
     seen = seen.clamp(LEAST, _MOST_COMPARED)
     brought = (1 / pz.clamp(_LEAST_DEPTH, MOST)).clamp(LEAST, _MOST_COMPARED)  # [P,h,w]
     ratio_error = torch.maximum(seen / brought, brought / seen) - 1  # [P,h,w]
