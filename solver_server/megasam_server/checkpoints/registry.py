@@ -60,13 +60,50 @@ class Checkpoint:
 
 _MEGASAM = "https://github.com/mega-sam/mega-sam"
 _RAFT = "https://github.com/princeton-vl/RAFT"
-_DEPTH_ANYTHING_V2 = "https://github.com/DepthAnything/Depth-Anything-V2"
-_DEPTH_ANYTHING_V2_FILES = "https://huggingface.co/depth-anything"
-_UNIDEPTH = "https://huggingface.co/lpiccinelli"
-_UNIDEPTH_LICENCE = "https://github.com/lpiccinelli-eth/UniDepth#license"
-# The revisions of June 2024. The repositories hold newer ones, of another network, as ``main``.
-_UNIDEPTH_L = f"{_UNIDEPTH}/unidepth-v2-vitl14/blob/1d0d3c52f60b5164629d279bb9a7546458e6dcc4"
-_UNIDEPTH_S = f"{_UNIDEPTH}/unidepth-v2-vits14/blob/8e31204"
+
+
+def _depth_anything_v2(
+    encoder: str, size_name: str, licence: str, commercial_use: bool, size: int, sha256: str
+) -> Checkpoint:
+    name = f"depth_anything_v2_{encoder}"
+    page = f"https://huggingface.co/depth-anything/Depth-Anything-V2-{size_name}"
+    return Checkpoint(
+        name=name,
+        title=f"Depth Anything V2 {size_name}",
+        network=name,
+        stage="mono_depth",
+        purpose="mono depth",
+        licence=licence,
+        licence_source="https://github.com/DepthAnything/Depth-Anything-V2#license",
+        commercial_use=commercial_use,
+        files=(WeightFile(f"{name}.pth", page, size, sha256),),
+    )
+
+
+def _unidepth_v2(
+    encoder: str, size_name: str, revision: str, size: int | None = None, sha256: str | None = None
+) -> Checkpoint:
+    """At a revision of June 2024: as ``main`` the repositories hold another, newer network.
+
+    ``size`` and ``sha256`` are those of the safetensors file; nothing is known of the other.
+    """
+    name = f"unidepth_v2_{encoder}"
+    page = f"https://huggingface.co/lpiccinelli/unidepth-v2-{encoder}14/blob/{revision}"
+    return Checkpoint(
+        name=name,
+        title=f"UniDepth V2 {size_name}",
+        network=name,
+        stage="metric_depth",
+        purpose="metric depth",
+        licence="CC-BY-NC-4.0",
+        licence_source="https://github.com/lpiccinelli-eth/UniDepth#license",
+        commercial_use=False,
+        files=(
+            WeightFile(f"{name}14.safetensors", f"{page}/model.safetensors", size, sha256),
+            WeightFile(f"{name}14.bin", f"{page}/pytorch_model.bin"),
+        ),
+    )
+
 
 # The checkpoints of one stage from the best to the smallest: the selection relies on the order.
 CHECKPOINTS: tuple[Checkpoint, ...] = (
@@ -114,25 +151,13 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
             ),
         ),
     ),
-    Checkpoint(
-        name="depth_anything_v2_vitl",
-        title="Depth Anything V2 Large",
-        network="depth_anything_v2_vitl",
-        stage="mono_depth",
-        purpose="mono depth",
-        licence="CC-BY-NC-4.0",
-        licence_source=f"{_DEPTH_ANYTHING_V2}#license",
+    _depth_anything_v2(
+        *("vitl", "Large", "CC-BY-NC-4.0"),
         commercial_use=False,
-        files=(
-            WeightFile(
-                "depth_anything_v2_vitl.pth",
-                f"{_DEPTH_ANYTHING_V2_FILES}/Depth-Anything-V2-Large",
-                # Git LFS pointers of public copies agree: Hugging Face camenduru/FLUX.1-dev,
-                # commit a4a17b42, and simon123905/ShadowDiffusion, commit c3cf4f8f.
-                size=1_341_395_338,
-                sha256="a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
-            ),
-        ),
+        # Git LFS pointers of public copies agree: Hugging Face camenduru/FLUX.1-dev, commit
+        # a4a17b42, and simon123905/ShadowDiffusion, commit c3cf4f8f.
+        size=1_341_395_338,
+        sha256="a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345",
     ),
     Checkpoint(
         name="depth_anything_v1_vitl",
@@ -156,81 +181,29 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
             ),
         ),
     ),
-    Checkpoint(
-        name="depth_anything_v2_vitb",
-        title="Depth Anything V2 Base",
-        network="depth_anything_v2_vitb",
-        stage="mono_depth",
-        purpose="mono depth",
-        licence="CC-BY-NC-4.0",
-        licence_source=f"{_DEPTH_ANYTHING_V2}#license",
+    _depth_anything_v2(
+        *("vitb", "Base", "CC-BY-NC-4.0"),
         commercial_use=False,
-        files=(
-            WeightFile(
-                "depth_anything_v2_vitb.pth",
-                f"{_DEPTH_ANYTHING_V2_FILES}/Depth-Anything-V2-Base",
-                # The authors' commit f11825d6 at Hugging Face.
-                size=389_961_218,
-                sha256="0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
-            ),
-        ),
+        # The authors' commit f11825d6 at Hugging Face.
+        size=389_961_218,
+        sha256="0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328",
     ),
-    Checkpoint(
-        name="depth_anything_v2_vits",
-        title="Depth Anything V2 Small",
-        network="depth_anything_v2_vits",
-        stage="mono_depth",
-        purpose="mono depth",
-        licence="Apache-2.0",
-        licence_source=f"{_DEPTH_ANYTHING_V2}#license",
+    _depth_anything_v2(
+        *("vits", "Small", "Apache-2.0"),
         commercial_use=True,
-        files=(
-            WeightFile(
-                "depth_anything_v2_vits.pth",
-                f"{_DEPTH_ANYTHING_V2_FILES}/Depth-Anything-V2-Small",
-                # The authors' commit 65ae6e3e at Hugging Face.
-                size=99_218_434,
-                sha256="715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
-            ),
-        ),
+        # The authors' commit 65ae6e3e at Hugging Face.
+        size=99_218_434,
+        sha256="715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378",
     ),
-    Checkpoint(
-        name="unidepth_v2_vitl",
-        title="UniDepth V2 Large",
-        network="unidepth_v2_vitl",
-        stage="metric_depth",
-        purpose="metric depth",
-        licence="CC-BY-NC-4.0",
-        licence_source=_UNIDEPTH_LICENCE,
-        commercial_use=False,
-        files=(
-            # Size: a public download script that pins this revision. No hash was found.
-            WeightFile(
-                "unidepth_v2_vitl14.safetensors",
-                f"{_UNIDEPTH_L}/model.safetensors",
-                size=1_452_916_608,
-            ),
-            WeightFile("unidepth_v2_vitl14.bin", f"{_UNIDEPTH_L}/pytorch_model.bin"),
-        ),
+    _unidepth_v2(
+        *("vitl", "Large", "1d0d3c52f60b5164629d279bb9a7546458e6dcc4"),
+        # A public download script that pins this revision. No hash was found.
+        size=1_452_916_608,
     ),
-    Checkpoint(
-        name="unidepth_v2_vits",
-        title="UniDepth V2 Small",
-        network="unidepth_v2_vits",
-        stage="metric_depth",
-        purpose="metric depth",
-        licence="CC-BY-NC-4.0",
-        licence_source=_UNIDEPTH_LICENCE,
-        commercial_use=False,
-        files=(
-            # The authors' page at Hugging Face, revision 8e31204; it gives the size as 310 MB.
-            WeightFile(
-                "unidepth_v2_vits14.safetensors",
-                f"{_UNIDEPTH_S}/model.safetensors",
-                sha256="f278910c51c27fb37ea8794286670a1ad5d2bade7019fbd1def6664ed5753186",
-            ),
-            WeightFile("unidepth_v2_vits14.bin", f"{_UNIDEPTH_S}/pytorch_model.bin"),
-        ),
+    _unidepth_v2(
+        *("vits", "Small", "8e31204"),
+        # The authors' page at Hugging Face, which gives the size as 310 MB.
+        sha256="f278910c51c27fb37ea8794286670a1ad5d2bade7019fbd1def6664ed5753186",
     ),
 )
 
