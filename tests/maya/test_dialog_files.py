@@ -87,7 +87,7 @@ def test_a_folder_that_is_no_result_says_so(tmp_path, name, content):
         (tmp_path / name).write_text(content)
     with pytest.raises(MegasamError) as caught:
         read_quality(tmp_path)
-    assert caught.value.code == "result_invalid" and str(tmp_path) in str(caught.value)
+    assert caught.value.code == "results_unreadable" and str(tmp_path) in str(caught.value)
 
 
 def test_scene_files_that_are_not_there(tmp_path):

@@ -38,6 +38,7 @@ from megasam_shared.transfer import not_writable
 
 from megasam_maya.job_history import JobHistory, JobRecord
 from megasam_maya.plate import inspect_plate
+from megasam_maya.result_files import QUALITY
 from megasam_maya.session_events import (
     Cancelling,
     ConnectionState,
@@ -62,7 +63,6 @@ _CONNECT_TIMEOUT = 4.0
 _STATUS_EVERY = 5.0
 # Seconds that uploads and fetches wait for a server that was restarted.
 _PATIENCE = 300.0
-_SIGN_OF_A_SOLVE = "quality.json"
 
 
 class _Task:
@@ -398,7 +398,7 @@ class Session:
         self._task = task
         record, client = task.record, self._client
         assert record is not None
-        if (Path(record.folder) / _SIGN_OF_A_SOLVE).exists():
+        if (Path(record.folder) / QUALITY).exists():
             self._tell(SolveEnded(Path(record.folder), None, record))
             return
         if client is None or not client.connected:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from megasam_shared.extrinsics import validate_extrinsics
 from megasam_shared.rotations import PanTiltRoll
 from megasam_shared.sequence import find_sequence, is_movie
 
-_EXTRINSICS = "camera_extrinsics.json"
-_QUALITY = "quality.json"
+from megasam_maya.result_files import EXTRINSICS, QUALITY, read_map
+
 _POINTS = "points.ply"
 _DEPTH_PREVIEW = "depth_preview"
 _USD = "camera.usda"
@@ -102,8 +101,8 @@ def read_shot(folder: Path, plate: Path | None = None, job: str = "") -> SolvedS
         MegasamError: ``results_unreadable`` when the folder does not hold a solve,
             ``extrinsics_invalid``, or what :func:`find_sequence` says about the plate.
     """
-    extrinsics = _read_json(folder / _EXTRINSICS)
-    quality = _read_json(folder / _QUALITY)
+    extrinsics = read_map(folder / EXTRINSICS)
+    quality = read_map(folder / QUALITY)
     validate_extrinsics(extrinsics)
     frames = list(extrinsics["frame_numbers"])
     system = extrinsics["coordinate_system"]
@@ -139,26 +138,6 @@ def read_shot(folder: Path, plate: Path | None = None, job: str = "") -> SolvedS
         usd=usd if usd.is_file() else None,
         plate=_first_plate_file(plate, frames[0]) if plate is not None else None,
         job=job,
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _unreadable(path, f"there is no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, f"{path.name} cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise _unreadable(path, f"{path.name} is not a map")
-    return content
-
-
-def _unreadable(path: Path, what: str) -> MegasamError:
-    return MegasamError(
-        "results_unreadable",
-        f"{path.parent} is not the folder of a solve: {what}.",
-        "Choose the folder that a solve wrote, or fetch the job again.",
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megasam_shared.errors import MegasamError
+from megasam_maya.result_files import EXTRINSICS, QUALITY, read_map, results_unreadable
 
 VERDICTS = {
     "good": "Good: ready to apply",
@@ -59,14 +58,14 @@ def read_quality(folder: Path) -> SolveQuality:
     """Read ``quality.json`` and ``camera_extrinsics.json`` of a result folder.
 
     Raises:
-        MegasamError: ``result_invalid``, naming the file and what is wrong with it.
+        MegasamError: ``results_unreadable``, naming the file and what is wrong with it.
     """
-    quality = _read(folder / "quality.json")
-    camera = _read(folder / "camera_extrinsics.json")
+    quality = read_map(folder / QUALITY)
+    camera = read_map(folder / EXTRINSICS)
     try:
         return _build(quality, camera)
     except (KeyError, TypeError, ValueError) as error:
-        raise _invalid(folder, f"an entry is missing or wrong ({error})") from None
+        raise results_unreadable(folder, f"an entry is missing or wrong ({error})") from None
 
 
 def _build(quality: dict, camera: dict) -> SolveQuality:
@@ -120,23 +119,3 @@ def _facts(quality: dict, camera: dict) -> list[tuple[str, str]]:
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
-
-
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise _invalid(path, error.strerror or str(error)) from None
-    except ValueError as error:
-        raise _invalid(path, f"it is no JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise _invalid(path, "it holds no map")
-    return content
-
-
-def _invalid(path: Path, why: str) -> MegasamError:
-    return MegasamError(
-        "result_invalid",
-        f"{path} cannot be used as the result of a solve: {why}.",
-        "Choose a folder that a solve has written.",
-    )

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 # CREATE_NO_WINDOW: no console pops up on Windows.
 _NO_WINDOW = 0x08000000 if sys.platform == "win32" else 0
 
