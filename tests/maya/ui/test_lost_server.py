@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import pytest
 from megasam_maya.job_history import JobHistory, JobRecord
 from megasam_shared.client import SolverClient
 
@@ -15,8 +16,9 @@ from tests.server.service.serving import Serving
 PATIENCE = 20_000
 
 
+@pytest.mark.parametrize("pressed", [True, False], ids=["Reconnect", "by itself"])
 def test_killed_server_is_told_within_5_s_and_the_job_is_back_after_its_restart(
-    qtbot, open_dialog, make_plate, tmp_path
+    qtbot, open_dialog, make_plate, tmp_path, pressed
 ):
     held = tmp_path / "hold"
     held.touch()
@@ -38,7 +40,8 @@ def test_killed_server_is_told_within_5_s_and_the_job_is_back_after_its_restart(
 
     dialog.progress.start("")
     with Serving(tmp_path / "state", "--bind", bind, job_function=JOB_FUNCTION):
-        dialog.message.action.click()
+        if pressed:
+            dialog.message.action.click()
         qtbot.waitUntil(lambda: dialog.server.dot.state == "connected", timeout=PATIENCE)
         qtbot.waitUntil(lambda: dialog.progress.bars["tracking"].value() > 0, timeout=PATIENCE)
         held.unlink()

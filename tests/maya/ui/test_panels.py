@@ -9,13 +9,14 @@ import pytest
 from megasam_maya.film_back_presets import user_table
 from megasam_maya.ui.error_graph import ErrorGraph
 from megasam_maya.ui.lens_panel import LensPanel
+from megasam_maya.ui.path_field import PathField
 from megasam_maya.ui.progress_panel import ProgressPanel
 from megasam_maya.ui.settings_panel import ADVANCED, MACHINE, MAIN, SettingsPanel
 from megasam_shared.protocol import Progress
 from megasam_shared.settings import FIELDS, PRESETS, SolveSettings
-from PySide6.QtCore import QPoint, QPointF, Qt
-from PySide6.QtGui import QKeySequence, QWheelEvent
-from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit
+from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from PySide6.QtGui import QDropEvent, QKeySequence, QWheelEvent
+from PySide6.QtWidgets import QAbstractButton, QApplication, QComboBox, QLabel, QLineEdit
 
 LENS = {"focal_length_px", "focal_mm", "film_back_mm", "optimize_focal"}
 FRAMES = {"first_frame", "last_frame"}
@@ -110,6 +111,21 @@ def test_a_stage_says_frames_or_else_its_share(shown, done, total, words):
     panel = shown(ProgressPanel())
     panel.show_progress(Progress("j" * 32, "tracking", done, total, "", 0.4, [], 3.0))
     assert panel.notes["tracking"].text() == words
+
+
+def test_a_plate_is_dropped_on_its_field(shown, tmp_path):
+    field = shown(PathField("plate", ""))
+    dropped = QMimeData()
+    dropped.setUrls([QUrl.fromLocalFile(str(tmp_path / "sh010.1001.exr"))])
+    event = QDropEvent(
+        QPointF(5, 5), Qt.DropAction.CopyAction, dropped,
+        Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier,
+    )  # fmt: skip
+    committed = []
+    field.committed.connect(lambda: committed.append(field.path))
+    QApplication.sendEvent(field, event)
+    assert event.isAccepted()
+    assert committed == [tmp_path / "sh010.1001.exr"]
 
 
 def test_graph_click_and_arrow_keys_choose_frames(qtbot, shown):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from megasam_shared.client import SolverClient
+from PySide6.QtCore import Qt
 
 PATIENCE = 20_000
 
@@ -93,14 +94,16 @@ def test_failed_solve_is_applied_only_when_insisted_on(qtbot, ready, tmp_path):
     assert panel.apply.isEnabled()
 
 
-def test_cancel_is_acknowledged_within_a_second(qtbot, ready, tmp_path, server):
+def test_from_the_keyboard_cancel_is_acknowledged_within_a_second(qtbot, ready, tmp_path, server):
     orders, _ = hold(tmp_path)
     dialog = ready(orders)
-    dialog.solve()
+    dialog.activateWindow()
+    qtbot.waitUntil(dialog.isActiveWindow)
+    qtbot.keyClick(dialog, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
     tracking = dialog.progress.bars["tracking"]
     qtbot.waitUntil(lambda: tracking.value() > 0, timeout=PATIENCE)
     began = time.monotonic()
-    dialog.cancel_button.click()
+    qtbot.keyClick(dialog, Qt.Key.Key_Period, Qt.KeyboardModifier.ControlModifier)
     qtbot.waitUntil(
         lambda: dialog.progress.headline.text() in ("Cancelling…", "Cancelled."), timeout=1000
     )
