@@ -77,7 +77,7 @@ def with_lower_resolutions(
     resolutions = [resolution]
     while resolutions[-1] > least:
         resolutions.append(max(resolutions[-1] / 2, least))
-    try:
+    with skippable(stage, reductions):
         return _first_that_fits(
             stage,
             resolutions,
@@ -85,11 +85,19 @@ def with_lower_resolutions(
             lambda used: f"resolution {resolution:g} to {used:g}",
             reductions,
         )
+    return None
+
+
+@contextmanager
+def skippable(stage: str, reductions: Reductions) -> Iterator[None]:
+    """The block is a stage that the solve can do without: where it ends for want of memory, that is
+    noted and the solve goes on."""
+    try:
+        yield
     except MegasamError as error:
         if error.code != OUT_OF_MEMORY:
             raise
-    reductions.steps[stage] = "skipped"
-    return None
+        reductions.steps[stage] = "skipped"
 
 
 @contextmanager

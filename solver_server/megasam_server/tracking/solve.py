@@ -11,6 +11,7 @@ from megasam_shared.settings import SolveSettings
 
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.plate import PlateInfo
+from megasam_server.media.preview import Previews
 from megasam_server.pipeline.progress import Progress
 from megasam_server.tracking.bundle import BundleOptions
 from megasam_server.tracking.every_frame import pose_every_frame, weakly_seen
@@ -54,7 +55,14 @@ def solve_cameras(
         MegasamError: ``too_little_texture`` when there is nothing to follow.
     """
     step = _Steps(progress)
-    corners = follow_corners(frames, user_masks, step.reporter("corners", "following corners"))
+    previews = Previews(progress, "tracking", plate.frame_numbers)
+    report = step.reporter("corners", "following corners")
+
+    def followed(done: int, total: int) -> None:
+        previews.show(done - 1, lambda: frames.frame(done - 1))
+        report(done, total)
+
+    corners = follow_corners(frames, user_masks, followed)
     size = (frames.width, frames.height)
     keyframes = select_keyframes(corners, frames.num_frames, max(size))
     features = match_keyframes(

@@ -33,10 +33,14 @@ def plate_of(num: int, width: int, height: int) -> PlateInfo:
 class Recorder(SilentProgress):
     def __init__(self) -> None:
         self.shares: list[float] = []
+        self.shown: list[tuple[str, int]] = []
 
     def update(self, stage, done, total, note=""):
         assert stage == "tracking"
         self.shares.append(done / total)
+
+    def preview(self, stage, frame, jpeg):
+        self.shown.append((stage, frame))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,7 @@ def test_its_focal_length_is_tested_and_its_progress_goes_up_to_the_end(solved):
     assert 0.97 * low < 2 * FOCAL < 1.03 * high
     assert progress.shares == sorted(progress.shares)
     assert progress.shares[-1] == pytest.approx(1.0)
+    assert progress.shown[0] == ("tracking", 1)
 
 
 @pytest.mark.parametrize("value", [0, 128])
