@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-import torch
 from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
 from megasam_server.checkpoints.registry import find_checkpoint
 from megasam_server.pipeline import engines
@@ -100,6 +99,7 @@ def test_missing_and_damaged_checkpoints_are_named_and_the_hint_says_what_to_do(
 
 
 def test_with_the_required_checkpoints_the_megasam_engine_is_chosen(installed, folder, monkeypatch):
+    torch = pytest.importorskip("torch")
     installed(*ALL_PACKAGES)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     facts = {}
