@@ -95,10 +95,10 @@ def adjust_all(
         options.global_proximity,
         options.global_edges_per_frame * count,
     )
-    chunks = _chunks(edges, options.global_chunk, store.device)
+    chunks = _chunks(store, edges)
     states = HiddenStates(store.device, options.max_state_bytes)
     for number, chunk in enumerate(chunks):
-        states[number] = store.nets(chunk.ii.tolist())
+        states[number] = store.nets(chunk.source_frames)[chunk.sources.index]
     target = store.reproject(*store.on_device(edges))
     weight = torch.empty_like(target)
     eta = torch.full_like(store.disps, options.initial_eta)
@@ -135,21 +135,24 @@ def adjust_all(
     return GlobalResult(edges, static * store.keeps)
 
 
-def _chunks(edges: np.ndarray, frames_at_once: int, device: torch.device) -> list[_Chunk]:
+def _chunks(store: KeyframeStore, edges: np.ndarray) -> list[_Chunk]:
     chunks = []
-    group = edges[:, 0] // frames_at_once
+    group = edges[:, 0] // store.options.global_chunk
     for number in np.unique(group):
         at = np.flatnonzero(group == number)
         frames, local = np.unique(edges[at], return_inverse=True)
-        local_ii, local_jj = local.reshape(-1, 2).T
-        at, ii, jj, local_ii, local_jj = (
-            torch.from_numpy(np.ascontiguousarray(values)).to(device)
-            for values in (at, *edges[at].T, local_ii, local_jj)
-        )
-        sources = EdgeSources.of(ii)
+        ii, jj = store.on_device(edges[at])
+        local_ii, local_jj = store.on_device(local.reshape(-1, 2))
         chunks.append(
             _Chunk(
-                at, ii, jj, sources, sources.frames.tolist(), frames.tolist(), local_ii, local_jj
+                edges=torch.from_numpy(at).to(store.device),
+                ii=ii,
+                jj=jj,
+                sources=EdgeSources.of(ii),
+                source_frames=np.unique(edges[at, 0]).tolist(),
+                frames=frames.tolist(),
+                local_ii=local_ii,
+                local_jj=local_jj,
             )
         )
     return chunks
