@@ -23,6 +23,7 @@ import torch
 from megasam_server.flow.consistency import round_trip_error
 from megasam_server.geometry.two_view import TwoView, pixel_grid
 from megasam_server.models.raft import RaftFlow
+from megasam_server.training.checkpoint_files import FINISHED, load_tensors
 from megasam_server.training.flow_pairs import generate
 from megasam_server.training.texture_bank import TextureBank, paint_pictures
 from megasam_server.training.train_raft import HELD_OUT_SEED
@@ -148,9 +149,8 @@ def score(pair: Pair, there: Tensor, back: Tensor) -> dict[str, float]:
 
 
 def load(weights: Path, device: str) -> RaftFlow:
-    files = [weights] if weights.is_file() else sorted(weights.glob("raft_fp16.*.safetensors"))
-    state = {key: value.float() for f in files for key, value in load_file(f).items()}
     network = RaftFlow()
+    state = load_file(weights) if weights.is_file() else load_tensors(weights, FINISHED)
     network.network.load_state_dict(state)
     return network.to(device)
 
