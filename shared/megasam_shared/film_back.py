@@ -10,26 +10,12 @@ the camera's scales are taken as 1, ``filmFitOffset``, film translation and film
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import dataclass
 
 from megasam_shared.errors import MegasamError
 
 MM_PER_INCH = 25.4
-
-# A solver cannot tell such small differences from square pixels or a centred lens, and pipelines
-# that carry cameras through Alembic refuse film offsets.
-_SQUARE_PIXEL_TOLERANCE = 1e-3
-_CENTRE_TOLERANCE_PX = 0.5
-
-
-class FilmFit(IntEnum):
-    """Values of Maya's ``filmFit`` attribute."""
-
-    FILL = 0
-    HORIZONTAL = 1
-    VERTICAL = 2
-    OVERSCAN = 3
+HORIZONTAL_FIT = 1  # of Maya's filmFit
 
 
 @dataclass(frozen=True)
@@ -66,18 +52,6 @@ class PlateCamera:
         """The same camera for the picture resized, in x and y each by its own factor."""
         sx, sy = width / self.width, height / self.height
         return PlateCamera(width, height, self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy)
-
-    def snapped(self) -> PlateCamera:
-        """Square pixels if fx and fy agree within 0.1 %, centred if within 0.5 px of the centre."""
-        camera = self
-        if abs(self.pixel_aspect - 1) < _SQUARE_PIXEL_TOLERANCE:
-            mean = (self.fx + self.fy) / 2
-            camera = replace(camera, fx=mean, fy=mean)
-        if abs(self.cx - self.width / 2) < _CENTRE_TOLERANCE_PX:
-            camera = replace(camera, cx=self.width / 2)
-        if abs(self.cy - self.height / 2) < _CENTRE_TOLERANCE_PX:
-            camera = replace(camera, cy=self.height / 2)
-        return camera
 
 
 @dataclass(frozen=True)
@@ -121,7 +95,7 @@ class FilmBack:
             "verticalFilmAperture": self.vertical_aperture_in,
             "horizontalFilmOffset": self.horizontal_offset_in,
             "verticalFilmOffset": self.vertical_offset_in,
-            "filmFit": int(FilmFit.HORIZONTAL),
+            "filmFit": HORIZONTAL_FIT,
         }
 
 
@@ -141,38 +115,6 @@ def film_back_from_plate(camera: PlateCamera, film_back_mm: float) -> FilmBack:
         horizontal_offset_in=horizontal * (width / 2 - camera.cx) / width,
         vertical_offset_in=vertical * (camera.cy - height / 2) / height,
         pixel_aspect=camera.pixel_aspect,
-    )
-
-
-def plate_from_film_back(
-    film: FilmBack, width: int, height: int, film_fit: FilmFit = FilmFit.HORIZONTAL
-) -> PlateCamera:
-    """What a Maya camera sees, in pixels of a picture ``width`` x ``height``.
-
-    ``film_fit`` matters only when the film's aspect is not the picture's, as on cameras that an
-    artist made: the film then fills the picture's width or its height.
-    """
-    _require_positive(width=width, height=height)
-    film_aspect = film.horizontal_aperture_in / film.vertical_aperture_in
-    picture_aspect = width * film.pixel_aspect / height
-    fits_width = (
-        film_fit == FilmFit.HORIZONTAL
-        or (film_fit == FilmFit.FILL and picture_aspect >= film_aspect)
-        or (film_fit == FilmFit.OVERSCAN and film_aspect > picture_aspect)
-    )
-    if fits_width:
-        seen_width_in = film.horizontal_aperture_in
-    else:
-        seen_width_in = film.vertical_aperture_in * picture_aspect
-    seen_height_in = seen_width_in / picture_aspect
-    fx = film.focal_mm * width / (MM_PER_INCH * seen_width_in)
-    return PlateCamera(
-        width=width,
-        height=height,
-        fx=fx,
-        fy=fx * film.pixel_aspect,
-        cx=width * (0.5 - film.horizontal_offset_in / seen_width_in),
-        cy=height * (0.5 + film.vertical_offset_in / seen_height_in),
     )
 
 

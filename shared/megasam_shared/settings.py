@@ -36,7 +36,7 @@ class Preset:
     values: Mapping[str, Any]
 
 
-# From the cheapest to the dearest: ``lower_preset`` relies on the order.
+# From the cheapest to the dearest.
 PRESETS: dict[str, Preset] = {
     "fast": Preset(
         title="Fast",
@@ -81,13 +81,6 @@ PRESETS: dict[str, Preset] = {
         },
     ),
 }
-
-
-def lower_preset(preset: str) -> str | None:
-    """The next cheaper preset; None below ``fast``."""
-    names = list(PRESETS)
-    position = names.index(preset)
-    return names[position - 1] if position else None
 
 
 def _setting(kind: Kind, label: str, doc: str, default: Any = None, **spec: Any) -> Any:
@@ -317,17 +310,6 @@ class SolveSettings:
                 "the range ends before it starts.",
                 f"last_frame must be at least {self.first_frame}.",
             )
-
-    @classmethod
-    def from_preset(cls, preset: str, **overrides: Any) -> SolveSettings:
-        """The preset's settings with single values overridden."""
-        return cls(quality_preset=preset, **overrides)
-
-    def with_preset(self, preset: str) -> SolveSettings:
-        """These settings at another preset; what differs from the old preset stays as it is."""
-        old_values = PRESETS[self.quality_preset].values
-        follow_preset = {n: None for n, value in old_values.items() if getattr(self, n) == value}
-        return replace(self, quality_preset=preset, **follow_preset)
 
     @property
     def focal_given(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from megasam_shared.errors import MegasamError
-from megasam_shared.settings import FIELDS, PRESETS, SolveSettings, lower_preset
+from megasam_shared.settings import FIELDS, PRESETS, SolveSettings
 
 REFUSED = [
     # field, value, code, what the allowed range must say
@@ -109,7 +109,7 @@ def test_every_field_says_what_it_is():
     ],
 )
 def test_presets_are_those_of_the_design(preset, expected):
-    s = SolveSettings.from_preset(preset)
+    s = SolveSettings(quality_preset=preset)
     assert (
         s.depth_chunk_size,
         s.metric_depth_every,
@@ -125,20 +125,19 @@ def test_presets_are_those_of_the_design(preset, expected):
 
 
 def test_balanced_is_the_default_and_naming_a_preset_is_enough():
-    assert SolveSettings() == SolveSettings.from_preset("balanced")
-    assert SolveSettings(quality_preset="fast") == SolveSettings.from_preset("fast")
-    assert SolveSettings.from_map({"quality_preset": "best"}) == SolveSettings.from_preset("best")
+    assert SolveSettings() == SolveSettings(quality_preset="balanced")
+    assert SolveSettings.from_map({"quality_preset": "best"}) == SolveSettings(
+        quality_preset="best"
+    )
     assert SolveSettings.from_map({"depth_chunk_size": None}) == SolveSettings()
 
 
-def test_single_values_override_the_preset_and_survive_a_lower_one():
-    settings = SolveSettings.from_preset("best", flow_chunk_size=5, focal_length_px=900)
-    lowered = settings.with_preset("balanced")
-    assert lowered == SolveSettings.from_preset("balanced", flow_chunk_size=5, focal_length_px=900)
+def test_single_values_override_the_preset():
+    settings = SolveSettings(quality_preset="best", flow_chunk_size=5)
+    assert (settings.flow_chunk_size, settings.depth_chunk_size) == (5, 8)
 
 
 def test_presets_get_cheaper_downwards():
-    assert [lower_preset(p) for p in ("best", "balanced", "fast")] == ["balanced", "fast", None]
     vram = [preset.vram_gb for preset in PRESETS.values()]
     assert vram == sorted(vram) and vram[0] == 6 and vram[-1] == 12
 

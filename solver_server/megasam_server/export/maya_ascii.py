@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from megasam_shared.film_back import MM_PER_INCH, FilmFit
+from megasam_shared.film_back import HORIZONTAL_FIT, MM_PER_INCH
 
 from megasam_server.export.frame_rate import maya_time_unit
 from megasam_server.export.scene import Scene, varies
@@ -63,7 +63,7 @@ def _lines(file_name: str, scene: Scene) -> Iterator[str]:
     yield f'createNode camera -n "{shape}" -p "{camera}";'
     yield '\tsetAttr -k off ".v";'
     yield f'\tsetAttr ".cap" -type "double2" {_numbers(film)} ;'
-    yield f'\tsetAttr ".ff" {int(FilmFit.HORIZONTAL)};'
+    yield f'\tsetAttr ".ff" {HORIZONTAL_FIT};'
     yield f'\tsetAttr ".hfo" {offsets[0, 0]:.12g};'
     yield f'\tsetAttr ".vfo" {offsets[0, 1]:.12g};'
     yield f'\tsetAttr ".fl" {scene.focal_mm[0]:.12g};'
