@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 
 from megasam_server.flow.flow_store import FlowStore
@@ -34,8 +33,8 @@ from megasam_server.pipeline.footage import Footage
 from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.networks import Networks
 from megasam_server.pipeline.out_of_memory import (
-    OUT_OF_MEMORY,
     Reductions,
+    skippable,
     with_halved_chunks,
     with_lower_resolutions,
 )
@@ -375,14 +374,10 @@ class _Solve:
 
     def _if_it_fits(self, stage: str, chunk: int, work: Callable[[int], None]) -> bool:
         """Run a stage that the solve can do without; False when the GPU is too small for it."""
-        try:
+        with skippable(stage, self.reductions):
             with_halved_chunks(stage, chunk, work, self.reductions)
-        except MegasamError as error:
-            if error.code != OUT_OF_MEMORY:
-                raise
-            self.reductions.steps[stage] = "skipped"
-            return False
-        return True
+            return True
+        return False
 
     def _key(self, stage: str, **depends_on: object) -> str:
         self.keys[stage] = key_of(stage, engine="megasam", **depends_on)
