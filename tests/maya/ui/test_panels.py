@@ -15,7 +15,7 @@ from megasam_maya.ui.settings_panel import ADVANCED, MACHINE, MAIN, SettingsPane
 from megasam_shared.protocol import Progress
 from megasam_shared.settings import FIELDS, PRESETS, SolveSettings
 from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from PySide6.QtGui import QDropEvent, QKeySequence, QWheelEvent
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeySequence, QWheelEvent
 from PySide6.QtWidgets import QAbstractButton, QApplication, QComboBox, QLabel, QLineEdit
 
 LENS = {"focal_length_px", "focal_mm", "film_back_mm", "optimize_focal"}
@@ -115,16 +115,17 @@ def test_a_stage_says_frames_or_else_its_share(shown, done, total, words):
 
 def test_a_plate_is_dropped_on_its_field(shown, tmp_path):
     field = shown(PathField("plate", ""))
-    dropped = QMimeData()
-    dropped.setUrls([QUrl.fromLocalFile(str(tmp_path / "sh010.1001.exr"))])
-    event = QDropEvent(
-        QPointF(5, 5), Qt.DropAction.CopyAction, dropped,
-        Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier,
-    )  # fmt: skip
+    files = QMimeData()
+    files.setUrls([QUrl.fromLocalFile(str(tmp_path / "sh010.1001.exr"))])
+    files.setText(files.urls()[0].toString())  # some file managers send both
     committed = []
     field.committed.connect(lambda: committed.append(field.path))
-    QApplication.sendEvent(field, event)
-    assert event.isAccepted()
+    how = (
+        Qt.DropAction.CopyAction, files, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier,
+    )  # fmt: skip
+    over = field.edit.rect().center()
+    QApplication.sendEvent(field.edit, QDragEnterEvent(over, *how))
+    QApplication.sendEvent(field.edit, QDropEvent(over, *how))
     assert committed == [tmp_path / "sh010.1001.exr"]
 
 

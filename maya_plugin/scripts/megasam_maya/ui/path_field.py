@@ -27,6 +27,8 @@ class PathField(QWidget):
         self._last = ""
         self.edit = QLineEdit(placeholderText=placeholder, clearButtonEnabled=True)
         self.edit.setAccessibleName(name)
+        # A file that is dropped on it is for the field: by itself it would take the URL as text.
+        self.edit.setAcceptDrops(False)
         self.browse = QPushButton("Browse\u2026")
         self.browse.setAccessibleName(f"Browse for {name}")
         layout = QHBoxLayout(self)
