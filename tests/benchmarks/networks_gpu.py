@@ -16,8 +16,9 @@ One row per network or kernel, batch size and float type:
 
 float32 is true float32, no TF32. ``--only`` keeps the rows whose name has one of the words,
 ``--quick`` makes everything tiny, without goals (for ``--device cpu``, which leaves float16 out:
-CPUs emulate it), ``--compile`` adds torch.compile rows, ``--profile`` writes the longest kernels of the rows that miss their goal. With ``--out``: table.md,
-table.csv and the profiles. Exit code 1 when a row fails or is wrong; a missed goal is no failure.
+CPUs emulate it), ``--compile`` adds torch.compile rows, ``--profile`` writes the longest kernels of
+the rows that miss their goal. With ``--out``: table.md, table.csv and the profiles. Exit code 1
+when a row fails or is wrong; a missed goal is no failure.
 """
 
 from __future__ import annotations
