@@ -21,8 +21,9 @@ from megasam_server.checkpoints.registry import weight_files
 
 def facts_of(path: Path) -> dict[str, Any]:
     """What the table says when ``path`` is the published file."""
-    data = path.read_bytes()
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "git_blob": None}
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": sha256, "git_blob": None}
 
 
 NOTHING_KNOWN = {"size": None, "sha256": None, "git_blob": None}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from megasam_server.checkpoints import architectures  # noqa: E402
-from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE  # noqa: E402
-from megasam_server.checkpoints.registry import find_checkpoint  # noqa: E402
 from megasam_server.checkpoints.selection import select_checkpoints  # noqa: E402
 from megasam_server.export.result_folder import ResultFolder  # noqa: E402
 from megasam_server.pipeline import run  # noqa: E402
@@ -23,40 +22,25 @@ from megasam_shared.errors import MegasamError  # noqa: E402
 from megasam_shared.extrinsics import validate_extrinsics  # noqa: E402
 from megasam_shared.settings import SolveSettings  # noqa: E402
 
-from tests.server.checkpoints.published import facts_of, published  # noqa: E402
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch):
-    """Write checkpoints of random weights; gives their facts for the table."""
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(folder))
+    """Write checkpoints of random weights and say in the table that these are published."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    from random_checkpoints import checkpoints_from, random_checkpoint_folder
 
-    def write(*names: str) -> dict:
-        facts = {}
-        for name in names:
-            torch.manual_seed(4)
-            checkpoint = find_checkpoint(name)
-            architecture = architectures.ARCHITECTURES[checkpoint.network]
-            state = architecture.to_official(architecture.build().state_dict())
-            path = folder / checkpoint.files[0].name
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save_file
-
-                save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, path)
-            else:
-                torch.save(dict(state), path)
-            facts[path.name] = facts_of(path)
-        return facts
+    def write(*names: str) -> contextlib.AbstractContextManager[None]:
+        folder = tmp_path / "checkpoints"
+        return checkpoints_from(folder, random_checkpoint_folder(folder, names))
 
     return write
 
 
 def test_a_network_is_there_while_it_is_borrowed_and_its_weights_are_gone_after(checkpoints):
-    facts = checkpoints("raft_things", "megasam")
-    with published(facts):
+    with checkpoints("raft_things", "megasam"):
         networks = CheckpointNetworks(select_checkpoints(SolveSettings()))
         assert networks.identity("mono_depth") is None
         first = networks.identity("flow")
@@ -87,7 +71,7 @@ def solve(room_clip, tmp_path, name: str, **settings) -> tuple[dict, ResultFolde
 def test_from_checkpoint_files_to_a_complete_result_folder(room_clip, checkpoints, tmp_path):
     """Random weights see nothing: what counts is that all of it runs, and that nobody is misled."""
     names = ("megasam", "raft_things", "depth_anything_v2_vits", "unidepth_v2_vits")
-    with published(checkpoints(*names)):
+    with checkpoints(*names):
         try:
             result, folder = solve(
                 room_clip, tmp_path, "a", engine="megasam", last_frame=4, metric_depth_every=4
