@@ -40,6 +40,12 @@ class TrackerOptions:
             are added, fit in this; otherwise they are computed when looked up.
         max_state_bytes: as much of the hidden states of the global adjustment stays on the device.
         feature_dtype: how features and hidden states are stored.
+        adjusted_together: at most as many frames are adjusted at a time when all frames are; fewer where
+            :meth:`frames_together` says so.
+        adjusted_overlap: frames that two such windows share.
+        tracked_together: a longer clip is tracked in windows of as many frames, which are joined
+            (:mod:`.joined_windows`).
+        tracked_overlap: frames that two of these share.
     """
 
     reference_behaviour: bool = False
@@ -48,6 +54,10 @@ class TrackerOptions:
     max_volume_bytes: int = 3 * 2**30
     max_state_bytes: int = 2**31
     feature_dtype: torch.dtype = torch.float32
+    adjusted_together: int = 128
+    adjusted_overlap: int = 32
+    tracked_together: int = 1000
+    tracked_overlap: int = 100
 
     # Motion filter: a frame becomes a keyframe when its mean flow to the last one is larger.
     filter_threshold: float = 2.0
@@ -110,6 +120,15 @@ class TrackerOptions:
     initial_eta: float = 1e-6
     # Disparity where the prior says "infinitely far".
     far_disparity: float = 1e-3
+
+    def frames_together(self, pixels: int) -> int:
+        """Frames of ``pixels`` cells that are adjusted at a time: their hidden states fit in ``max_state_bytes``, and
+        their features on the device. Not fewer than two overlaps and a half: what does not fit then goes to the host.
+        """
+        state_bytes = 128 * pixels * self.feature_dtype.itemsize
+        fitting = self.max_state_bytes // (self.global_edges_per_frame * state_bytes)
+        fitting = min(fitting, self.max_keyframes)
+        return min(self.adjusted_together, max(fitting, 5 * self.adjusted_overlap // 2))
 
     def with_global_chunk(self, chunk: int) -> TrackerOptions:
         """The global adjustment takes ``chunk`` frames at a time, and everything else that bounds the
