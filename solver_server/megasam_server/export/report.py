@@ -193,6 +193,8 @@ def _stages(shot: SolvedShot) -> str:
         if stage.key in shot.stage_seconds:
             peak = shot.stage_peak_mib.get(stage.key)
             memory = f"{peak:.0f} MiB at most" if peak is not None else ""
+            if stage.key in shot.stage_peak_vram_mib:
+                memory += f", GPU {shot.stage_peak_vram_mib[stage.key]:.0f} MiB"
             rows.append((stage.title, f"{shot.stage_seconds[stage.key]:.1f} s", memory))
     return _table(rows)
 

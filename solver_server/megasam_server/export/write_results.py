@@ -137,6 +137,7 @@ def _quality(shot: SolvedShot, settings: SolveSettings) -> dict[str, Any]:
         "depth_near_far": list(shot.depth_near_far),
         "stage_seconds": shot.stage_seconds,
         "stage_peak_mib": shot.stage_peak_mib,
+        "stage_peak_vram_mib": shot.stage_peak_vram_mib,
         "checkpoint_licences": [
             {"name": name, "licence": licence} for name, licence in shot.checkpoint_licences
         ],

@@ -25,7 +25,8 @@ LOOKUP_CHANNELS = LEVELS * (2 * RADIUS + 1) ** 2
 # float16 sums away from overflow.
 _FEATURE_SCALE = 0.25
 
-_SCRATCH_BYTES = 256 * 2**20
+CORRELATION_SCRATCH = 256 * 2**20
+"""Bytes that :class:`OnTheFlyCorrelation` takes for the volume of the edges in work."""
 
 
 def feature_pyramid(fmaps: torch.Tensor) -> list[torch.Tensor]:
@@ -169,7 +170,7 @@ class OnTheFlyCorrelation:
         scratch_bytes: most memory for the volume of the edges in work; at least one edge is formed.
     """
 
-    def __init__(self, fmaps: torch.Tensor, scratch_bytes: int = _SCRATCH_BYTES) -> None:
+    def __init__(self, fmaps: torch.Tensor, scratch_bytes: int = CORRELATION_SCRATCH) -> None:
         self._fmaps = fmaps
         pixels = fmaps.shape[-2] * fmaps.shape[-1]
         edge_bytes = pixels * pixels * fmaps.element_size() * 4 // 3  # all levels: 1 + 1/4 + ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass, field
 from typing import Literal
@@ -70,28 +71,28 @@ _NO_GPU = Notice(
 def choose_engine(settings: SolveSettings) -> EngineChoice:
     """Check what the wanted engine needs, in the order of the design, and choose.
 
+    Whether an installed package really works shows only when it is imported, which takes seconds:
+    for the engine ``auto`` that comes last, when nothing else speaks against the networks.
+
     Raises:
         MegasamError: ``missing_dependencies`` or ``missing_checkpoints`` when the engine
             ``megasam`` was asked for, cannot run, and the fallback policy is ``fail``.
     """
     if settings.engine == "classical":
         return EngineChoice("classical", "Classical", "Solved with the classical engine")
-    lack = _lack_of_dependencies()
+    asked = settings.engine == "megasam"
+    lack = _lack_of_dependencies(imported=asked)
     if lack is None:
         selection = select_checkpoints(settings)
-        if not selection.lacks and (settings.engine == "megasam" or _has_gpu()):
+        lack = _lack_of_checkpoints(selection)
+    if lack is None and not asked:
+        lack = _lack_of_dependencies(imported=True)
+    if lack is None:
+        if asked or _has_gpu():
             return _with_networks(selection)
-        if not selection.lacks:
-            return EngineChoice(
-                "classical", "Classical", "No GPU: solved with the classical engine", [_NO_GPU]
-            )
-        lack = Lack(
-            "missing_checkpoints",
-            "⚠ Missing checkpoints",
-            " ".join(selection.lacks),
-            _GET_CHECKPOINTS,
-        )
-    if settings.engine == "auto":
+        status = "No GPU: solved with the classical engine"
+        return EngineChoice("classical", "Classical", status, [_NO_GPU])
+    if not asked:
         status = f"{lack.heading}: solved with the classical engine"
         notices = [Notice(lack.code, lack.reason, lack.hint)]
         return EngineChoice("classical", "Classical", status, notices)
@@ -126,21 +127,46 @@ def _with_networks(selection: Selection) -> EngineChoice:
     )
 
 
-def _lack_of_dependencies() -> Lack | None:
-    missing = missing_dependencies()
-    if not missing:
+def _lack_of_checkpoints(selection: Selection) -> Lack | None:
+    if not selection.lacks:
         return None
-    return Lack(
-        "missing_dependencies",
-        "⚠ Missing dependencies",
-        f"The engine megasam needs {_listed(missing)}.",
-        f"Install them: {install_command('networks')}",
-    )
+    reason = " ".join(selection.lacks)
+    return Lack("missing_checkpoints", "⚠ Missing checkpoints", reason, _GET_CHECKPOINTS)
 
 
-def missing_dependencies() -> list[str]:
-    """Packages of the ``megasam`` engine that are not installed; nothing is imported."""
-    return [name for name in MEGASAM_DEPENDENCIES if importlib.util.find_spec(name) is None]
+def _lack_of_dependencies(imported: bool) -> Lack | None:
+    """
+    Args:
+        imported: import the packages, too.
+    """
+    missing = [name for name in MEGASAM_DEPENDENCIES if not is_installed(name)]
+    if missing:
+        reason, verb = f"The engine megasam needs {_listed(missing)}.", "Install them"
+    else:
+        faults = map(fault_of, MEGASAM_DEPENDENCIES) if imported else ()
+        reason, verb = " ".join(filter(None, faults)), "Install the packages again"
+    if not reason:
+        return None
+    hint = f"{verb}: {install_command('networks')}"
+    return Lack("missing_dependencies", "⚠ Missing dependencies", reason, hint)
+
+
+def is_installed(package: str) -> bool:
+    """A package can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # of what other packages hook into the import
+        return False
+
+
+def fault_of(package: str) -> str:
+    """Why an installed package cannot be imported, in one sentence; empty when it can, and is."""
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # a compiled package can fail in any manner
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return f"{package} is installed but cannot be imported ({said})."
+    return ""
 
 
 def _listed(names: list[str]) -> str:

@@ -31,7 +31,7 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
     Returns:
         a map of JSON and msgpack types: ``extrinsics`` (the camera_extrinsics contract),
         ``quality``, ``status``, ``usable``, ``warnings`` (code, message, hint), and ``timings``
-        with ``seconds`` and ``peak_mib`` by stage.
+        with ``seconds``, ``peak_mib`` and ``peak_vram_mib`` by stage.
 
     Raises:
         MegasamError: for everything that a person can mend: the plate, the masks, the settings,
@@ -51,6 +51,7 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
             quality=replace(shot.quality, warnings=warnings),
             stage_seconds=dict(meter.seconds),
             stage_peak_mib=dict(meter.peak_mib),
+            stage_peak_vram_mib=dict(meter.peak_vram_mib),
             checkpoint_licences=choice.licences,
         )
         with meter.stage("conversion"):
@@ -63,7 +64,11 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
         "status": shot.status,
         "usable": quality["usable"],
         "warnings": quality["warnings"],
-        "timings": {"seconds": meter.seconds, "peak_mib": meter.peak_mib},
+        "timings": {
+            "seconds": meter.seconds,
+            "peak_mib": meter.peak_mib,
+            "peak_vram_mib": meter.peak_vram_mib,
+        },
     }
 
 

@@ -27,7 +27,7 @@ class SolvedShot:
         source: "MegaSAM", "Classical" or "MegaSAM_fallback".
         solving_method: one line, e.g. "classical: perspective, unknown focal length".
         status: one line for the artist.
-        stage_seconds, stage_peak_mib: by stage key.
+        stage_seconds, stage_peak_mib, stage_peak_vram_mib: by stage key; the last is empty without a GPU.
         checkpoint_licences: [(name, licence)] of every checkpoint that was used.
     """
 
@@ -43,4 +43,5 @@ class SolvedShot:
     status: str
     stage_seconds: dict[str, float] = field(default_factory=dict)
     stage_peak_mib: dict[str, float] = field(default_factory=dict)
+    stage_peak_vram_mib: dict[str, float] = field(default_factory=dict)
     checkpoint_licences: list[tuple[str, str]] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +20,14 @@ class StageMeter:
         seconds: wall-clock time by stage key.
         peak_mib: largest resident memory of this process by stage key, MiB, sampled ten times a
             second. Pages of memory-mapped files that the system keeps in memory count as well.
+        peak_vram_mib: most GPU memory that tensors held at a time by stage key, MiB; empty where torch
+            has not used a GPU.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.peak_mib: dict[str, float] = {}
+        self.peak_vram_mib: dict[str, float] = {}
         self._process = psutil.Process()
 
     @contextlib.contextmanager
@@ -34,12 +38,17 @@ class StageMeter:
         started = time.perf_counter()
         self._note_memory(key)
         sampler.start()
+        if _gpu_is_in_use():
+            sys.modules["torch"].cuda.reset_peak_memory_stats()
         try:
             yield
         finally:
             over.set()
             sampler.join()
             self._note_memory(key)
+            if _gpu_is_in_use():
+                peak = sys.modules["torch"].cuda.max_memory_allocated() / 2**20
+                self.peak_vram_mib[key] = max(self.peak_vram_mib.get(key, 0.0), peak)
             self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - started
 
     def _sample(self, key: str, over: threading.Event) -> None:
@@ -49,3 +58,9 @@ class StageMeter:
     def _note_memory(self, key: str) -> None:
         resident = self._process.memory_info().rss / 2**20
         self.peak_mib[key] = max(self.peak_mib.get(key, 0.0), resident)
+
+
+def _gpu_is_in_use() -> bool:
+    """Torch has a GPU in use; who has not imported torch has none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -57,7 +57,7 @@ class FactorGraph:
         self._resting_target = self.target
         self._resting_weight = self.target
         self._corr: EdgeCorrelation | None = None
-        self._keeps_volumes = _volume_bytes(height * width, options) <= options.max_volume_bytes
+        self._keeps_volumes = volume_bytes(height * width, options) <= options.max_volume_bytes
         self._eta = grid.new_empty(0, height, width)
 
     def add(self, edges: np.ndarray, drop_oldest: bool = False) -> None:
@@ -242,6 +242,6 @@ def _contains(edges: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.isin(wanted @ (base, 1), edges @ (base, 1))
 
 
-def _volume_bytes(pixels: int, options: TrackerOptions) -> int:
+def volume_bytes(pixels: int, options: TrackerOptions) -> int:
     """Largest memory of the volumes of a full graph: all levels, twice while edges are added."""
     return 2 * options.max_edges * pixels**2 * 4 // 3 * options.feature_dtype.itemsize

@@ -1,0 +1,164 @@
+"""How much GPU memory each stage of a solve needs, known before the solve begins.
+
+What grows with the settings is counted from the shapes of the tensors; what the libraries and the
+small tensors add is a number per cell or pixel, fitted to measurements. The benchmark
+``tests/benchmarks/engine_gpu.py`` prints prediction and measurement side by side.
+
+Cells are those of the tracker's grid, an eighth of its picture on each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from megasam_shared.settings import SolveSettings
+
+from megasam_server.flow.network_flow import STEPS
+from megasam_server.metric_depth.input_size import metric_input_size
+from megasam_server.models.correlation import CORRELATION_SCRATCH
+from megasam_server.models.network_size import (
+    depth_anything_v1_size,
+    depth_anything_v2_size,
+    unidepth_size,
+)
+from megasam_server.tracking.dense_slam.factor_graph import volume_bytes
+from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
+from megasam_server.tracking.dense_slam.options import TrackerOptions
+
+MIB = 2**20
+
+HALF, FULL = 2, 4
+"""Bytes of a number."""
+
+OVERHEAD = 300 * MIB
+"""Of every stage: workspaces of the libraries, and what lies between the tensors."""
+
+_FEATURE_CHANNELS = 128
+
+# Of the update operator for an edge and cell, its input, output and correlation windows included.
+_PER_EDGE_CELL = 3800
+# Of RAFT for a pair one way and cell, without the correlation volume.
+_PER_FLOW_CELL = 14_000
+# Most edges of a chunk over the average.
+_UNEVEN = 1.5
+# Of one group of a bundle adjustment.
+_BUNDLE = 1200 * MIB
+
+
+@dataclass(frozen=True)
+class NetworkMemory:
+    """Attributes:
+    parameters: millions of them. per_pixel: bytes per image and pixel that the network sees.
+    """
+
+    parameters: float
+    per_pixel: int
+
+
+# Half precision but for UniDepth's decoder. Peaks of networks_gpu.py less the weights, over the pixels.
+DEPTH_NETWORKS = {
+    "depth_anything_v2_vits": NetworkMemory(24.8, 240),
+    "depth_anything_v2_vitb": NetworkMemory(97.5, 400),
+    "depth_anything_v2_vitl": NetworkMemory(335.3, 560),
+    "depth_anything_v1_vitl": NetworkMemory(335.3, 560),
+    "unidepth_v2_vits": NetworkMemory(77.0, 950),
+    "unidepth_v2_vitl": NetworkMemory(363.2, 1030),
+}
+
+
+@dataclass(frozen=True)
+class StageNeed:
+    """GPU memory of a stage, bytes.
+
+    Attributes:
+        wanted: with the settings as they are.
+        least: at the end of its ladder, where it takes as little as possible at a time.
+        optional: the solve can do without the stage.
+    """
+
+    wanted: int
+    least: int
+    optional: bool
+
+
+def predicted_needs(
+    settings: SolveSettings, width: int, height: int, count: int, networks: Mapping[str, str]
+) -> dict[str, StageNeed]:
+    """What the stages of a solve with CUDA need, by stage key; those that do not run are left out.
+
+    Args:
+        width, height: of the plate. count: its frames.
+        networks: by stage key, the network that the stage's checkpoint is for.
+
+    Raises:
+        MegasamError: ``frame_too_narrow``.
+    """
+    size = FrameSize.of_whole_plate(width, height, settings.tracking_resolution).cropped
+    cells = size[0] * size[1] // MULTIPLE**2
+    chunk = settings.depth_chunk_size
+    needs = {}
+    if "mono_depth" in networks:
+        needs["mono_depth"] = StageNeed(
+            _mono_depth(networks["mono_depth"], width, height, chunk),
+            _mono_depth(networks["mono_depth"], width, height, 1),
+            optional=True,
+        )
+    if "metric_depth" in networks and settings.run_metric_depth:
+        needs["metric_depth"] = StageNeed(
+            _metric_depth(networks["metric_depth"], width, height, chunk),
+            _metric_depth(networks["metric_depth"], width, height, 1),
+            optional=True,
+        )
+    needs["tracking"] = StageNeed(
+        _tracking(cells, count, settings.max_keyframes, 1.0),
+        _tracking(cells, count, settings.max_keyframes, 1 / 8),
+        optional=False,
+    )
+    needs["flow"] = StageNeed(
+        _flow(cells, settings.flow_chunk_size), _flow(cells, 1), optional=False
+    )
+    return needs
+
+
+def _mono_depth(network: str, width: int, height: int, chunk: int) -> int:
+    memory = DEPTH_NETWORKS[network]
+    size_of = depth_anything_v1_size if "_v1_" in network else depth_anything_v2_size
+    across, down = size_of(width, height)
+    # Pictures as bytes and as floats, and the disparity at their size.
+    pictures = width * height * (3 + 3 * FULL + 3 * FULL + 2 * FULL)
+    weights = int(memory.parameters * 1e6) * HALF
+    return OVERHEAD + weights + chunk * (across * down * memory.per_pixel + pictures)
+
+
+def _metric_depth(network: str, width: int, height: int, chunk: int) -> int:
+    memory = DEPTH_NETWORKS[network]
+    across, down, _ = unidepth_size(*metric_input_size(width, height))
+    weights = int(memory.parameters * 1e6) * FULL
+    return OVERHEAD + weights + chunk * across * down * memory.per_pixel
+
+
+def _tracking(cells: int, count: int, max_keyframes: int, share: float) -> int:
+    """``share`` of the nominal :class:`TrackerOptions`, as its ``with_global_chunk`` shrinks them."""
+    options = TrackerOptions(max_keyframes=max_keyframes).with_global_chunk(
+        max(1, int(TrackerOptions.global_chunk * share))
+    )
+    edges = options.global_edges_per_frame
+    feature = _FEATURE_CHANNELS * cells * HALF
+    bank = 3 * min(count, options.max_keyframes) * feature
+    volumes = volume_bytes(cells, options)
+    frontend = options.max_edges * cells * _PER_EDGE_CELL
+    frontend += volumes if volumes <= options.max_volume_bytes else CORRELATION_SCRATCH
+    # A chunk's sources differ in how many edges they have.
+    chunk = _UNEVEN * options.global_chunk * edges * cells * _PER_EDGE_CELL
+    states = min(count * edges * feature, options.max_state_bytes)
+    flows = count * edges * cells * 4 * FULL
+    everything = states + flows + max(chunk + CORRELATION_SCRATCH, _BUNDLE)
+    return OVERHEAD + bank + int(max(frontend, everything))
+
+
+def _flow(cells: int, chunk: int) -> int:
+    """Both ways of ``chunk`` pairs, and the features of the frames they come from."""
+    volumes = 2 * chunk * cells * cells * HALF * 4 // 3
+    features = (STEPS[-1] + 2 * chunk) * 4 * _FEATURE_CHANNELS * cells * HALF
+    return OVERHEAD + volumes + features + 2 * chunk * cells * _PER_FLOW_CELL
