@@ -1,0 +1,259 @@
+"""The whole engine megasam on a GPU: seconds and memory of each stage, and the errors of the camera.
+
+    python tests/benchmarks/engine_gpu.py [--presets fast balanced best] [--frames 100]
+        [--size 1920x1080] [--memory GIB] [--squeeze STAGE=GIB] [--repeat 2] [--device cuda] [--out DIR]
+
+Every network runs in full with random weights of the true shapes and then answers with the truth
+(:mod:`costly_doubles`), so keyframes, edges and the path are those of real footage, and errors tell whether
+all of it worked. Clip: a walk through a rendered room, with a person who walks, too.
+
+One table for each solve: stage; seconds, of which loading the network; ms a frame without loading; most GPU
+memory that tensors held, MiB, and what the memory planner had predicted; resident memory of the
+process above what it was before the solve. ``--memory`` limits the process to so much GPU memory,
+as a smaller card would; ``--squeeze`` takes memory away while a stage runs, as another program would.
+The plate is in the frame store already and results are not written: those stages are not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from costly_doubles import CostlyNetworks, Truth, with_number
+from megasam_server.geometry.trajectory import compare
+from megasam_server.media.decode import solver_size
+from megasam_server.media.frame_store import FrameStore, write_frame_store
+from megasam_server.media.plate import PlateInfo
+from megasam_server.pipeline import megasam_engine, memory_plan
+from megasam_server.pipeline.engines import EngineChoice
+from megasam_server.pipeline.footage import Footage, frame_store_long_side
+from megasam_server.pipeline.job import SolveJob
+from megasam_server.pipeline.progress import SilentProgress
+from megasam_server.pipeline.stage_cache import StageCache
+from megasam_server.pipeline.stage_meter import StageMeter
+from megasam_server.raycast import sets
+from megasam_server.raycast.camera_paths import handheld, look_at
+from megasam_server.raycast.clip import RenderedClip, Take, render_clip
+from megasam_server.raycast.render import Camera, Film
+from megasam_server.raycast.scene import Person
+from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
+from megasam_shared.errors import MegasamError
+from megasam_shared.settings import SolveSettings
+
+GIB = 2**30
+FPS = 24.0
+RENDERED_WIDTH = 240
+FOCAL_PER_WIDTH = 0.9
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A plate's size and the rendered clip behind it, at a smaller size of the same aspect."""
+
+    width: int
+    height: int
+    rendered: RenderedClip
+
+    @classmethod
+    def of(cls, width: int, height: int, count: int) -> Clip:
+        def path(time: float) -> np.ndarray:
+            eye = np.array(
+                [-1.2 + 1.6 * np.sin(0.6 * time), -1.4, -2.6 + 0.9 * np.sin(0.25 * time)]
+            )
+            return look_at(eye, np.array([0.6 * np.sin(0.4 * time), -1.0, 2.8]))
+
+        person = Person(lambda time: np.array([-0.6 + 0.3 * time, 0.2]), 1.76, seed=41)
+        room = sets.furnished_room(23, width=6.4, depth=7.5, furniture=4)
+        small = RENDERED_WIDTH, round(RENDERED_WIDTH * height / width)
+        take = Take(
+            "walk",
+            replace(room, people=(person,)),
+            Camera(
+                *small, handheld(path, 41, 0.004, 0.15), lambda time: FOCAL_PER_WIDTH * small[0]
+            ),
+            Film(noise=1.0, samples=1),
+            count,
+            FPS,
+            seed=2,
+        )
+        return cls(width, height, render_clip(take, workers=torch.get_num_threads()))
+
+    def __len__(self) -> int:
+        return len(self.rendered.rgb)
+
+    def cells(self, size: tuple[int, int]) -> RenderedClip:
+        """The same on the tracker's grid of a picture of ``size``, by the nearest rendered pixel."""
+        width, height = (side // MULTIPLE for side in size)
+        shape = self.rendered.depth.shape[1:]
+        rows = ((np.arange(height) + 0.5) * shape[0] / height).astype(int)
+        columns = ((np.arange(width) + 0.5) * shape[1] / width).astype(int)
+        at = np.ix_(range(len(self)), rows, columns)
+        cameras = self.rendered.cameras.at_resolution(width, height)
+        return replace(
+            self.rendered,
+            depth=self.rendered.depth[at],
+            moving=self.rendered.moving[at],
+            cameras=cameras,
+        )
+
+    def footage(self, settings: SolveSettings, folder: Path) -> Footage:
+        size = solver_size(self.width, self.height, frame_store_long_side(settings))
+        store = FrameStore(folder / f"{size[0]}.rgb", len(self), *size, 3)
+
+        def frame(number: int) -> np.ndarray:
+            large = cv2.resize(self.rendered.rgb[number], size, interpolation=cv2.INTER_CUBIC)
+            return with_number(large, number)
+
+        if not store.path.exists():
+            with ThreadPoolExecutor() as pool:
+                write_frame_store(store, pool.map(frame, range(len(self))))
+        numbers = list(range(1001, 1001 + len(self)))
+        times = [k / FPS for k in range(len(self))]
+        info = PlateInfo("walk", "sequence", self.width, self.height, FPS, numbers, times, [], [])
+        return Footage(info, store, None, f"walk {size}")
+
+
+def solve(
+    clip: Clip, settings: SolveSettings, device: torch.device, squeeze: dict[str, int], folder: Path
+) -> dict:
+    """One solve, figures by stage; ``failed`` says why there are none."""
+    size = FrameSize.of_whole_plate(clip.width, clip.height, settings.tracking_resolution).cropped
+    truth = Truth.of(clip.cells(size), device)
+    networks = CostlyNetworks(truth, device, squeeze)
+    networks.depth_encoder = "vits" if settings.quality_preset == "fast" else "vitl"
+    named = {
+        "mono_depth": f"depth_anything_v2_{networks.depth_encoder}",
+        "metric_depth": "unidepth_v2_vitl",
+        "tracking": "droid",
+        "flow": "raft",
+    }
+    predicted = memory_plan.predicted_needs(settings, clip.width, clip.height, len(clip), named)
+    footage = clip.footage(settings, folder)
+    meter = StageMeter()
+    choice = EngineChoice("megasam", "MegaSAM", "Solved with the megasam engine")
+    tracked = []
+    track_clip = megasam_engine.write_result
+
+    def watched(path: Path, result) -> None:
+        tracked.append(result)
+        track_clip(path, result)
+
+    megasam_engine.write_result = watched
+    resident = psutil.Process().memory_info().rss
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        job = SolveJob(Path("plate"), None, settings, Path(work), Path(work) / "results")
+        try:
+            shot = megasam_engine.solve_megasam(
+                job, footage, choice, networks, StageCache(None), meter, SilentProgress()
+            )
+        except MegasamError as error:
+            return {
+                "failed": f"{error.code}: {error.message}",
+                "after_s": time.perf_counter() - started,
+            }
+        finally:
+            megasam_engine.write_result = track_clip
+        status = shot.status
+        errors = camera_errors(clip, shot)
+    rows = [
+        {
+            "stage": stage,
+            "seconds": round(seconds, 3),
+            "loading_s": round(networks.loading.get(stage, 0.0), 3),
+            "ms_a_frame": round(1000 * (seconds - networks.loading.get(stage, 0.0)) / len(clip), 2),
+            "peak_mib": round(meter.peak_vram_mib.get(stage, 0.0)),
+            "predicted_mib": round(predicted[stage].wanted / 2**20) if stage in predicted else None,
+            "host_mib": round(meter.peak_mib[stage] - resident / 2**20),
+        }
+        for stage, seconds in meter.seconds.items()
+    ]
+    return {
+        "status": status,
+        "keyframes": len(tracked[0].keyframes),
+        **errors,
+        "rows": rows,
+        "ms_a_frame": round(sum(row["ms_a_frame"] for row in rows), 1),
+    }
+
+
+def camera_errors(clip: Clip, shot) -> dict[str, float]:
+    """Rotation, degrees RMS; path, per cent of its length; focal length, per cent."""
+    true = clip.rendered.cameras.at_resolution(clip.width, clip.height)
+    found = shot.cameras
+    error = compare(dict(enumerate(found.world_from_cam)), true.world_from_cam)
+    focal = 100 * abs(found.intrinsics.fx[0] / true.intrinsics.fx[0] - 1)
+    return {
+        "rotation_rms_deg": round(float(error.rotation_rms_deg), 4),
+        "ate_percent": round(float(error.ate_percent), 3),
+        "focal_percent": round(float(focal), 3),
+    }
+
+
+def show(title: str, figures: dict) -> None:
+    print(f"\n### {title}\n", flush=True)
+    if "failed" in figures:
+        print(f"Failed after {figures['after_s']:.1f} s: {figures['failed']}", flush=True)
+        return
+    columns = list(figures["rows"][0])
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for row in figures["rows"]:
+        print("| " + " | ".join("-" if v is None else str(v) for v in row.values()) + " |")
+    told = {key: value for key, value in figures.items() if key != "rows"}
+    print("\n" + ", ".join(f"{key} {value}" for key, value in told.items()), flush=True)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", nargs="+", default=["fast", "balanced", "best"])
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--size", default="1920x1080")
+    parser.add_argument("--memory", type=float, help="GiB")
+    parser.add_argument("--squeeze", nargs="*", default=[], metavar="STAGE=GIB")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if options.memory:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory * GIB / total))
+    squeeze = {
+        stage: int(float(gib) * GIB) for stage, gib in (one.split("=") for one in options.squeeze)
+    }
+    overrides = {name: json.loads(value) for name, value in (s.split("=") for s in options.set)}
+    width, height = map(int, options.size.split("x"))
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{machine}, torch {torch.__version__}, {options.frames} frames of {options.size}")
+    clip = Clip.of(width, height, options.frames)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for preset in options.presets:
+            settings = SolveSettings(quality_preset=preset, engine="megasam", **overrides)
+            for turn in range(options.repeat):
+                title = f"{preset}" + (f", {options.memory:g} GiB" if options.memory else "")
+                title += "".join(f", {s} squeezed" for s in options.squeeze)
+                title += f", solve {turn + 1} of the process" if options.repeat > 1 else ""
+                figures = solve(clip, settings, device, squeeze, Path(folder))
+                show(title, figures)
+                found.append({"title": title, **figures})
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        name = "-".join(options.presets) + (f"-{options.memory:g}" if options.memory else "")
+        name += "-".join(options.squeeze).replace("=", "_")
+        (options.out / f"engine_{name}.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
