@@ -8,7 +8,7 @@ from megasam_shared.settings import SolveSettings
 from megasam_shared.stages import STAGE_BY_KEY
 from megasam_shared.transfer import HashCache
 
-from megasam_server.checkpoints.locate import checkpoint_folder, hash_cache_path
+from megasam_server.checkpoints.locate import checkpoint_folder, find_weights, hash_cache_path
 from megasam_server.checkpoints.registry import CHECKPOINTS
 from megasam_server.checkpoints.verify import CheckpointStatus, verify
 
@@ -64,10 +64,16 @@ def select_checkpoints(settings: SolveSettings) -> Selection:
         else:
             names = " or ".join(checkpoint.files[0].name for checkpoint in candidates)
             passed_over.append(f"No checkpoint for {_title(stage)} in {folder}: {names}.")
-        required = stage in REQUIRED_STAGES
-        (selection.lacks if required else selection.omissions).extend(passed_over)
+        lacking = stage in REQUIRED_STAGES and stage not in selection.chosen
+        (selection.lacks if lacking else selection.omissions).extend(passed_over)
     hashes.save()
     return selection
+
+
+def any_weights(settings: SolveSettings) -> bool:
+    """Whether there is a file of any checkpoint, whatever it holds."""
+    folder = checkpoint_folder(settings.model_path)
+    return any(find_weights(checkpoint, folder) for checkpoint in CHECKPOINTS)
 
 
 def _refusal(status: CheckpointStatus, commercial_only: bool) -> str:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,12 @@ from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE, checkpoint_f
 from megasam_server.checkpoints.verify import CheckpointStatus
 from megasam_server.cli.checkpoints import STATES, checkpoint_table
 from megasam_server.geometry.lietorch_check import find_lietorch
-from megasam_server.pipeline.engines import MEGASAM_DEPENDENCIES, choose_engine
+from megasam_server.pipeline.engines import (
+    MEGASAM_DEPENDENCIES,
+    choose_engine,
+    fault_of,
+    is_installed,
+)
 
 REINSTALL = f"Install the server's packages again: {install_command('server')}"
 # Names of imports where they differ from the name of the distribution.
@@ -174,8 +179,11 @@ def _engine() -> Check:
 
 def _network_packages() -> Iterator[Check]:
     for name in MEGASAM_DEPENDENCIES:
-        if util.find_spec(name) is None:
+        if not is_installed(name):
             yield Check(name, "note", "not installed; only the engine megasam needs it")
+        elif fault := fault_of(name):
+            advice = f"For the engine megasam, install it again: {install_command('networks')}"
+            yield Check(name, "note", fault, advice)
         else:
             yield Check(name, "ok", metadata.version(name))
 

@@ -12,7 +12,7 @@ from megasam_shared.install_command import install_command
 from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
 
-from megasam_server.checkpoints.selection import Selection, select_checkpoints
+from megasam_server.checkpoints.selection import Selection, any_weights, select_checkpoints
 
 MEGASAM_DEPENDENCIES = ("torch", "torchvision", "timm", "kornia", "safetensors")
 
@@ -72,7 +72,7 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     """Check what the wanted engine needs, in the order of the design, and choose.
 
     Whether an installed package really works shows only when it is imported, which takes seconds:
-    for the engine ``auto`` that comes last, when nothing else speaks against the networks.
+    the engine ``auto`` does without where there is no checkpoint anyway.
 
     Raises:
         MegasamError: ``missing_dependencies`` or ``missing_checkpoints`` when the engine
@@ -81,12 +81,10 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     if settings.engine == "classical":
         return EngineChoice("classical", "Classical", "Solved with the classical engine")
     asked = settings.engine == "megasam"
-    lack = _lack_of_dependencies(imported=asked)
+    lack = _lack_of_dependencies(imported=asked or any_weights(settings))
     if lack is None:
         selection = select_checkpoints(settings)
         lack = _lack_of_checkpoints(selection)
-    if lack is None and not asked:
-        lack = _lack_of_dependencies(imported=True)
     if lack is None:
         if asked or _has_gpu():
             return _with_networks(selection)
