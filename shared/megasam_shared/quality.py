@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["good", "check", "failed"]
 
@@ -73,3 +74,17 @@ class Quality:
     def to_map(self) -> dict:
         """Plain map of JSON and msgpack types."""
         return asdict(self) | {"usable": self.usable}
+
+
+def is_usable(quality: Mapping[str, Any], *also_said: Mapping[str, Any]) -> bool:
+    """Whether a client may bake the camera without being told to.
+
+    Args:
+        quality: of the solve, as a map.
+        also_said: other maps of the same solve that must say ``usable``: its result, its camera.
+    """
+    return (
+        quality.get("verdict") in ("good", "check")
+        and quality.get("usable") is not False
+        and all(said.get("usable") is True for said in also_said)
+    )

@@ -23,6 +23,7 @@ from megasam_shared.protocol import (
     Progress,
     Result,
 )
+from megasam_shared.quality import is_usable
 from megasam_shared.settings import SolveSettings
 from megasam_shared.transfer import not_writable
 
@@ -61,20 +62,22 @@ class FinishedSolve:
     @property
     def usable(self) -> bool:
         """The solver says that the camera may be used."""
-        return bool(self.result.get("usable")) and self.verdict in ("good", "check")
+        return is_usable(self._quality, self.result)
 
     @property
     def verdict(self) -> str:
         """``good``, ``check`` or ``failed``."""
-        quality = self.result.get("quality")
-        return str(quality.get("verdict", "failed")) if isinstance(quality, dict) else "failed"
+        return str(self._quality.get("verdict", "failed"))
 
     @property
     def reasons(self) -> list[str]:
         """Why the verdict is not better."""
+        return [str(reason) for reason in self._quality.get("reasons", [])]
+
+    @property
+    def _quality(self) -> dict[str, Any]:
         quality = self.result.get("quality")
-        reasons = quality.get("reasons", []) if isinstance(quality, dict) else []
-        return [str(reason) for reason in reasons]
+        return quality if isinstance(quality, dict) else {}
 
 
 def solve_remotely(

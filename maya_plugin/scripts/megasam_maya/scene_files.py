@@ -9,6 +9,9 @@ from pathlib import Path
 
 from megasam_shared.errors import MegasamError
 
+from megasam_maya.refusal import refuse_unusable
+from megasam_maya.solve_quality import read_quality
+
 
 @dataclass(frozen=True)
 class SceneFile:
@@ -34,13 +37,19 @@ def targets_of(files: Sequence[SceneFile], folder: Path, name: str) -> list[Path
 
 
 def copy_scene_files(
-    files: Sequence[SceneFile], result: Path, folder: Path, name: str
+    files: Sequence[SceneFile], result: Path, folder: Path, name: str, insist: bool = False
 ) -> list[Path]:
     """Copy scene files from a result folder; files that are there are replaced.
 
+    Args:
+        insist: also those of a solve that is not usable.
+
     Raises:
-        MegasamError: ``scene_file_missing`` or ``output_not_writable``.
+        MegasamError: ``shot_not_usable``, ``scene_file_missing``, ``output_not_writable``, or
+            ``results_unreadable``.
     """
+    quality = read_quality(result)
+    refuse_unusable(quality.usable, quality.status, quality.reasons, insist)
     targets = targets_of(files, folder, name)
     for file in files:
         if not (result / file.name).is_file():

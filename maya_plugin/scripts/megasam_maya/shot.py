@@ -12,6 +12,7 @@ from typing import Any
 from megasam_shared.coordinates import Vector3, point_from_opencv, point_to_opencv
 from megasam_shared.errors import MegasamError
 from megasam_shared.extrinsics import validate_extrinsics
+from megasam_shared.quality import is_usable
 from megasam_shared.rotations import PanTiltRoll
 from megasam_shared.sequence import find_sequence, is_movie
 
@@ -126,7 +127,7 @@ def read_shot(folder: Path, plate: Path | None = None, job: str = "") -> SolvedS
         focal_px=[float(focal) for focal in extrinsics["focal_length_px_per_frame"]],
         principal_point=tuple(map(float, extrinsics["principal_point"])),
         scale_is_metric=extrinsics["scale_is_metric"],
-        usable=extrinsics["usable"] and quality.get("usable") is not False,
+        usable=is_usable(quality, extrinsics),
         source=extrinsics["source"],
         status=extrinsics["status"],
         verdict=str(quality.get("verdict", "failed")),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megasam_shared.quality import is_usable
+
 from megasam_maya.result_files import EXTRINSICS, QUALITY, read_map, results_unreadable
 
 VERDICTS = {
@@ -78,7 +80,7 @@ def _build(quality: dict, camera: dict) -> SolveQuality:
     warnings = [(str(w["message"]), str(w.get("hint", ""))) for w in quality.get("warnings", [])]
     return SolveQuality(
         verdict=verdict,
-        usable=bool(quality.get("usable", verdict != "failed")) and bool(camera["usable"]),
+        usable=is_usable(quality, camera),
         reasons=[str(reason) for reason in quality.get("reasons", [])],
         warnings=warnings,
         status=str(camera.get("status", "")),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 
+from megasam_maya.refusal import refuse_unusable
 from megasam_maya.scene.camera_bake import LOCKABLE, TargetCamera, bake_camera, existing_camera
 from megasam_maya.scene.camera_keys import CameraKeys, keys_of
 from megasam_maya.scene.image_planes import remove_plane, show_depth_preview, show_plate
@@ -46,12 +46,7 @@ def apply_shot(shot: SolvedShot, options: ApplyOptions, host: MayaHost) -> Appli
             :func:`~megasam_maya.scene.camera_bake.existing_camera` says about the camera, or
             ``points_unreadable``; ``maya_refused`` from a step, after all of them were taken back.
     """
-    if not (shot.usable or options.insist):
-        raise MegasamError(
-            "shot_not_usable",
-            f"This solve is not fit for use ({shot.status}): {' '.join(shot.reasons)}".strip(),
-            "Solve again with other settings, or apply it all the same if you insist.",
-        )
+    refuse_unusable(shot.usable, shot.status, shot.reasons, options.insist)
     target = existing_camera(host, options.camera) if options.camera else None
     record = target.record if target else None
     levelled = _levelled(record, options)

@@ -132,7 +132,8 @@ class Applying(QObject):
         there = [p for p in targets_of(self.panel.chosen, target, name) if p.exists()]
         if there and not self._may_replace(there):
             return
-        written = copy_scene_files(self.panel.chosen, self._folder, target, name)
+        insist = self.panel.anyway.isChecked()
+        written = copy_scene_files(self.panel.chosen, self._folder, target, name, insist)
         self.told.emit(f"Wrote {', '.join(path.name for path in written)} in {target}.")
 
     def _may_replace(self, there: list[Path]) -> bool:
