@@ -10,6 +10,8 @@ import pytest
 from megasam_shared.client import SolverClient
 from PySide6.QtCore import Qt
 
+from tests.maya.ui.job_functions import write_result
+
 PATIENCE = 20_000
 
 
@@ -88,10 +90,51 @@ def test_failed_solve_is_applied_only_when_insisted_on(qtbot, ready, tmp_path):
     dialog = ready("frames=30 verdict=failed")
     dialog.solve()
     wait_until_solved(qtbot, dialog)
+    assert dialog.result.verdict.text().startswith("Failed: do not use it")
     panel = dialog.applying.panel
+    panel.folder.set_path(tmp_path / "scenes")
     assert panel.anyway.isVisible() and not panel.apply.isEnabled()
+    # Nor does what goes past the button, such as a script.
+    dialog.applying.apply()
+    assert "not fit for use" in dialog.message.text.text()
+    assert not (tmp_path / "scenes").exists()
     panel.anyway.click()
-    assert panel.apply.isEnabled()
+    panel.apply.click()
+    assert (tmp_path / "scenes" / "sh010_solve_v001.ma").exists()
+
+
+@pytest.mark.parametrize("verdict", ["check", "failed"])
+def test_in_maya_a_failed_solve_needs_insisting_and_one_to_look_at_does_not(
+    qtbot, ready, host, cmds, verdict
+):
+    dialog = ready(f"frames=30 verdict={verdict}", frames=30, host=host)
+    dialog.solve()
+    wait_until_solved(qtbot, dialog)
+    panel = dialog.applying.panel
+    failed = verdict == "failed"
+    assert panel.anyway.isVisible() == failed and panel.apply.isEnabled() != failed
+    if failed:
+        dialog.applying.apply()
+        assert "not fit for use" in dialog.message.text.text()
+        assert len(cmds.ls(type="camera")) == 4
+        panel.anyway.click()
+    panel.points.setCurrentIndex(panel.points.findData("none"))
+    panel.apply.click()
+    assert dialog.message.text.text().startswith("Made |"), dialog.message.text.text()
+    assert len(cmds.ls(type="camera")) == 5
+
+
+def test_nothing_solved_has_no_error_to_show(qtbot, open_dialog, tmp_path):
+    """Identity cameras: an RMS of nothing would read as a perfect one."""
+    folder = tmp_path / "identity"
+    write_result(folder, 5, "failed")
+    quality = json.loads((folder / "quality.json").read_text())
+    quality |= {"rms_px": 0.0, "per_frame_rms_px": [None] * 5}
+    (folder / "quality.json").write_text(json.dumps(quality))
+    dialog = open_dialog("")
+    dialog.load_folder(folder)
+    wait_until_solved(qtbot, dialog)
+    assert dialog.result.verdict.text() == "Failed: do not use it"
 
 
 def test_from_the_keyboard_cancel_is_acknowledged_within_a_second(qtbot, ready, tmp_path, server):

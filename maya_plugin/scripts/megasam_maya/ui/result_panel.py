@@ -57,7 +57,9 @@ class ResultPanel(QWidget):
 
     def show_quality(self, quality: SolveQuality) -> None:
         self.quality = quality
-        self.verdict.setText(f"{quality.headline} \u2014 {quality.rms_px:.2f} px RMS")
+        measured = any(error is not None for error in quality.errors)
+        rms = f" \u2014 {quality.rms_px:.2f} px RMS" if measured else ""
+        self.verdict.setText(quality.headline + rms)
         set_text_colour(self.verdict, verdict_colour(self, quality.verdict))
         facts = [f"{label.lower()} {text}" for label, text in quality.facts]
         # Lines break between facts, not inside them.
