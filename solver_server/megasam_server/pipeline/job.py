@@ -7,6 +7,8 @@ from pathlib import Path
 
 from megasam_shared.settings import SolveSettings
 
+from megasam_server.pipeline.network_shelf import NetworkShelf
+
 
 @dataclass(frozen=True)
 class SolveJob:
@@ -19,6 +21,7 @@ class SolveJob:
         work_dir: scratch for decoded frames and stage outputs; may be deleted afterwards.
         results_dir: the result folder to be written.
         cache_dir: where outputs of stages are kept for other attempts and jobs; None for nowhere.
+        shelf: where networks wait for their next use; None for nowhere.
     """
 
     plate: Path
@@ -27,3 +30,4 @@ class SolveJob:
     work_dir: Path
     results_dir: Path
     cache_dir: Path | None = None
+    shelf: NetworkShelf | None = None

@@ -27,9 +27,12 @@ class Reductions:
 
     Attributes:
         steps: (stage, what was done), e.g. ("flow", "chunk 8 to 2").
+        empty_device: frees GPU memory that is kept for later, before anything is given up; False
+            when there was none.
     """
 
     steps: dict[str, str] = field(default_factory=dict)
+    empty_device: Callable[[], bool] = lambda: False
 
     @property
     def status(self) -> str:
@@ -139,6 +142,9 @@ def _first_that_fits(
     for value in values:
         # Outside of the ``except``: there the error would keep the tensors of the attempt alive.
         done, result = _attempt(work, value)
+        if not done and reductions.empty_device():
+            release_memory()
+            done, result = _attempt(work, value)
         if done:
             if value != values[0]:
                 reductions.steps[stage] = in_words(value)

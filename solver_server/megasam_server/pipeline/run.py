@@ -87,7 +87,7 @@ def _solve(
         from megasam_server.pipeline.megasam_engine import solve_megasam
         from megasam_server.pipeline.networks import CheckpointNetworks
 
-        networks = CheckpointNetworks(choice.selection, job.settings.commercial_only)
+        networks = CheckpointNetworks(choice.selection, job.settings.commercial_only, job.shelf)
         return solve_megasam(job, footage, choice, networks, cache, meter, progress)
     for stage in ("mono_depth", "metric_depth", "tracking", "flow", "video_depth"):
         progress.skip(stage, NOT_SOLVED)

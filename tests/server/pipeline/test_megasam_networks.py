@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from megasam_server.checkpoints.selection import select_checkpoints  # noqa: E40
 from megasam_server.export.result_folder import ResultFolder  # noqa: E402
 from megasam_server.pipeline import run  # noqa: E402
 from megasam_server.pipeline.job import SolveJob  # noqa: E402
+from megasam_server.pipeline.network_shelf import NetworkShelf, bytes_of  # noqa: E402
 from megasam_server.pipeline.networks import CheckpointNetworks  # noqa: E402
 from megasam_server.pipeline.progress import SilentProgress  # noqa: E402
 from megasam_shared.errors import MegasamError  # noqa: E402
@@ -52,6 +55,58 @@ def test_a_network_is_there_while_it_is_borrowed_and_its_weights_are_gone_after(
         assert all(storage() is None for storage in weights)
         assert {p.device.type for p in network.parameters()} == {"meta"}
         assert networks.identity("flow") == first
+
+
+def test_a_shelf_keeps_networks_for_the_next_solve_until_their_file_changes(checkpoints):
+    shelf = NetworkShelf()
+    with checkpoints("raft_things", "megasam"):
+        selection = select_checkpoints(SolveSettings())
+        with CheckpointNetworks(selection, shelf=shelf).borrow("flow") as first:
+            pass
+        assert shelf.host_bytes == bytes_of(first)
+        with CheckpointNetworks(selection, shelf=shelf).borrow("flow") as again:
+            assert again is first and len(shelf) == 0
+        path = selection.chosen["flow"].path
+        os.utime(path, ns=(1, 1))
+        with CheckpointNetworks(selection, shelf=shelf).borrow("flow") as changed:
+            assert changed is not first
+            assert {p.device.type for p in first.parameters()} == {"meta"}
+        assert len(shelf) == 1
+
+
+def test_a_licence_that_forbids_it_is_refused_even_when_the_network_waits(checkpoints):
+    shelf = NetworkShelf()
+    with checkpoints("raft_things", "megasam"):
+        selection = select_checkpoints(SolveSettings())
+        status = selection.chosen["flow"]
+        limited = replace(status.checkpoint, commercial_use=False)
+        selection.chosen["flow"] = replace(status, checkpoint=limited)
+        with CheckpointNetworks(selection, shelf=shelf).borrow("flow"):
+            pass
+        networks = CheckpointNetworks(selection, commercial_only=True, shelf=shelf)
+        with pytest.raises(MegasamError) as error, networks.borrow("flow"):
+            pass
+        assert error.value.code == "checkpoint_not_commercial"
+        assert len(shelf) == 1
+
+
+def test_a_stage_has_the_room_that_it_needs_before_its_network_comes(checkpoints, monkeypatch):
+    """On a device that the tests do not have, so what the shelf is asked for counts."""
+    asked = []
+    shelf = NetworkShelf()
+    with checkpoints("raft_things", "megasam"):
+        networks = CheckpointNetworks(select_checkpoints(SolveSettings()), shelf=shelf)
+        networks.room_needed = {"tracking": 5, "flow": 0, "video_depth": 7}.get
+        names = {None: None, **{networks._key(s): s for s in ("tracking", "flow")}}
+        monkeypatch.setattr(
+            shelf, "make_room", lambda device, needed, key: asked.append((needed, names[key]))
+        )
+        with networks.borrow("tracking"):
+            assert asked == [(5, "tracking")]
+        # The flow takes nothing; what comes after it has no network.
+        assert asked[1:] == [(7, None)]
+        networks.make_room("video_depth")
+        assert asked[2:] == [(7, None)]
 
 
 def solve(room_clip, tmp_path, name: str, **settings) -> tuple[dict, ResultFolder]:

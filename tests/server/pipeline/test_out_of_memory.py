@@ -44,6 +44,24 @@ def test_chunks_are_halved_until_they_fit():
     assert "Reduced optical flow (chunk 16 to 2)" in notice.message
 
 
+def test_what_is_kept_for_later_goes_before_anything_is_given_up():
+    tried, kept = [], ["two networks"]
+    reductions = Reductions(empty_device=lambda: bool(kept) and not kept.clear())
+
+    def work(chunk: int) -> str:
+        tried.append(chunk)
+        if kept or chunk > 4:
+            raise full()
+        return "done"
+
+    assert with_halved_chunks("flow", 4, work, reductions) == "done"
+    assert tried == [4, 4] and reductions.steps == {}
+    tried.clear()
+    kept.append("one")
+    assert with_halved_chunks("flow", 8, work, reductions) == "done"
+    assert tried == [8, 8, 4] and reductions.steps == {"flow": "chunk 8 to 4"}
+
+
 def test_nothing_is_said_when_all_fits():
     reductions = Reductions()
     assert with_halved_chunks("flow", 5, lambda chunk: chunk, reductions) == 5
