@@ -99,3 +99,22 @@ def test_the_gpu_is_what_nvidia_smi_says(tmp_path, free_port, monkeypatch, scrip
     check = by_name(examine(tmp_path, free_port))["GPU"]
     assert check.state == state
     assert found in check.found
+
+
+def test_a_package_that_is_not_what_its_name_says_is_a_note(megasam, tmp_path, monkeypatch):
+    packages = {
+        "lietorch": "raise SystemExit('must not be imported')",  # the one of that name on PyPI
+        "torch": "raise ImportError('libcudart.so.13: cannot open shared object file')",
+    }
+    for name, text in packages.items():
+        (tmp_path / "site" / name).mkdir(parents=True)
+        (tmp_path / "site" / name / "__init__.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    done = megasam("doctor", "--json")
+    assert done.code == 0, done.err
+    checks = {check["name"]: check for check in json.loads(done.out)["checks"]}
+    assert checks["lietorch"]["state"] == checks["torch"]["state"] == "note"
+    assert "unrelated PyPI package" in checks["lietorch"]["found"]
+    assert "pip uninstall lietorch" in checks["lietorch"]["advice"]
+    assert "cannot be imported (libcudart.so.13" in checks["torch"]["found"]
+    assert install_command("networks") in checks["torch"]["advice"]
