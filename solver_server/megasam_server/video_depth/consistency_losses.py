@@ -2,7 +2,7 @@
 
 Two compare frames along the flow (:func:`pair_sums`), three hold each frame near the disparity that
 it came with. All are plain tensor functions without a loop, so that they
-differentiate, run and compile on any device.
+differentiate and run on any device.
 
 N frames of h x w pixels. Disparity is inverse depth, from :data:`LEAST` to :data:`MOST`. Pixel centres
 are at integers, except in :func:`surface_normals`, which keeps the reference's + 0.5.
@@ -23,10 +23,17 @@ from megasam_server.video_depth.image_filters import gaussian_blur, sobel_gradie
 LEAST, MOST = 1e-3, 1e3
 """Range of a disparity, and of a depth."""
 
-_MOST_COMPARED = 1e2
-_LEAST_DEPTH = 0.1
-_UNCERTAINTY_COST = 0.25
-_SCALES = (1, 2, 4, 8)
+MOST_COMPARED = 1e2
+"""Largest disparity in the ratio of two."""
+
+LEAST_DEPTH = 0.1
+"""In front of the target's camera; what is nearer does not count."""
+
+UNCERTAINTY_COST = 0.25
+"""Times log(1/u): what a pixel pays for its uncertainty u."""
+
+SCALES = (1, 2, 4, 8)
+"""Pixels between those that the gradient loss compares."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +141,19 @@ def pair_sums(
     px, py, pz = (
         (m[:, k, 0] * x + m[:, k, 1] * y + m[:, k, 2]) * depth + m[:, k, 3] for k in range(3)
     )  # [P,h,w] each
-    counted = (pairs.mask & (pz > _LEAST_DEPTH)).to(disparity.dtype)  # [P,h,w]
+    counted = (pairs.mask & (pz > LEAST_DEPTH)).to(disparity.dtype)  # [P,h,w]
 
     at_x, at_y = x + pairs.flow[:, 0], y + pairs.flow[:, 1]  # [P,h,w] each
     other = disparity.index_select(0, pairs.target)[:, None]  # [P,1,h,w]
     seen = warp(other, pairs.flow.to(disparity.dtype))[:, 0]  # [P,h,w]
-    seen = seen.clamp(LEAST, _MOST_COMPARED)
-    brought = (1 / pz.clamp(_LEAST_DEPTH, MOST)).clamp(LEAST, _MOST_COMPARED)  # [P,h,w]
+    seen = seen.clamp(LEAST, MOST_COMPARED)
+    brought = (1 / pz.clamp(LEAST_DEPTH, MOST)).clamp(LEAST, MOST_COMPARED)  # [P,h,w]
     ratio_error = torch.maximum(seen / brought, brought / seen) - 1  # [P,h,w]
 
     per_depth = 1 / pz.clamp(LEAST, MOST)  # [P,h,w]
     flow_error = (px * per_depth - at_x).abs() + (py * per_depth - at_y).abs()  # [P,h,w]
 
-    cost = -_UNCERTAINTY_COST * u.log()  # [P,h,w]
+    cost = -UNCERTAINTY_COST * u.log()  # [P,h,w]
     ratio_sum = ((ratio_error * u + cost) * counted).sum()
     flow_sum = ((flow_error * u + 2 * cost) * counted).sum()
     return ratio_sum, flow_sum, counted.sum()
@@ -172,7 +179,7 @@ def gradient_loss(disparity: Tensor, prior: Tensor) -> Tensor:
     """
     log_disparity, log_prior = disparity.log(), prior.log()
     total = disparity.new_zeros(())
-    for scale in _SCALES:
+    for scale in SCALES:
         if min(disparity.shape[1:]) < 3 * scale:
             break  # no pixel has a neighbour on each side
         ours, other = (_nearest(values, scale) for values in (log_disparity, log_prior))

@@ -40,11 +40,12 @@ class Objective:
         prior: [N,h,w], what the disparity is held near, in range.
         flatness: [N,h,w], see :func:`~megasam_server.video_depth.consistency_losses.flatness_weight`.
         intrinsics: [N,4], (fx, fy, cx, cy).
-        pairs: may lie on another device than ``prior``: a chunk at a time is brought there.
+        pairs: on the device of ``prior``.
         weights: of the losses.
         pixels_at_once: of pairs, and of frames, that are differentiated together.
-        compiled: compile the losses and their gradients.
     """
+
+    capturable = False
 
     def __init__(
         self,
@@ -54,7 +55,6 @@ class Objective:
         pairs: FlowPairs,
         weights: LossWeights,
         pixels_at_once: int,
-        compiled: bool,
     ) -> None:
         self._weights = weights
         size = max(1, pixels_at_once // prior[0].numel())
@@ -62,7 +62,6 @@ class Objective:
         self._frames = [slice(start, start + size) for start in range(0, len(prior), size)]
         normals = torch.cat([surface_normals(prior[f], intrinsics[f]) for f in self._frames])
         self._held = (prior, normals, flatness, intrinsics)
-        self._pair_gradients, self._frame_gradient = _compiled() if compiled else _GRADIENTS
 
     def __call__(self, disparity: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The total, and its gradients by the two arguments, [N,h,w] each.
@@ -73,8 +72,8 @@ class Objective:
         by_disparity, by_uncertainty = torch.zeros_like(disparity), torch.zeros_like(uncertainty)
         total, weight = disparity.new_zeros(()), disparity.new_zeros(())
         for window, chunk in self._chunks:
-            (chunk_disparity, chunk_uncertainty), (value, counted) = self._pair_gradients(
-                disparity[window], uncertainty[window], chunk.to(disparity.device), self._weights
+            (chunk_disparity, chunk_uncertainty), (value, counted) = _PAIR_GRADIENTS(
+                disparity[window], uncertainty[window], chunk, self._weights
             )
             by_disparity[window] += chunk_disparity
             by_uncertainty[window] += chunk_uncertainty
@@ -85,7 +84,7 @@ class Objective:
         by_uncertainty *= share
         total = total * share
         for frames in self._frames:
-            gradient, value = self._frame_gradient(
+            gradient, value = _FRAME_GRADIENT(
                 disparity[frames], *(values[frames] for values in self._held), self._weights
             )
             part = len(gradient) / len(disparity)
@@ -128,12 +127,5 @@ def _frame_loss(
     )
 
 
-_GRADIENTS = (
-    torch.func.grad_and_value(_pair_loss, argnums=(0, 1), has_aux=True),
-    torch.func.grad_and_value(_frame_loss),
-)
-
-
-def _compiled() -> tuple:
-    # The chunks at the end are shorter, and the spans of frames differ.
-    return tuple(torch.compile(gradient, dynamic=True) for gradient in _GRADIENTS)
+_PAIR_GRADIENTS = torch.func.grad_and_value(_pair_loss, argnums=(0, 1), has_aux=True)
+_FRAME_GRADIENT = torch.func.grad_and_value(_frame_loss)

@@ -13,10 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from megasam_server.models.gpu_kernels import kernels_for
 from megasam_server.video_depth.consistency_losses import LEAST, MOST, FlowPairs, flatness_weight
 from megasam_server.video_depth.consistency_objective import LossWeights, Objective
-
-_UNCERTAINTIES = (1e-4, 1e3)
+from megasam_server.video_depth.descent import (
+    UNCERTAINTIES,
+    Descent,
+    FrameLines,
+    FreePixels,
+    TotalLoss,
+)
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,10 @@ class ConsistencyOptions:
         frame_iterations, frame_rate, frame_weights: iterations, learning rate and weights while each
             frame has one scale and one shift.
         pixel_iterations, pixel_rate, pixel_weights: the same while every pixel is free.
-        pixels_at_once: of pairs, and of frames, that are differentiated together; each takes about
-            250 bytes while it is worked on, less when compiled.
-        compiled: compile the losses (torch.compile): worth it on CUDA, where they are bound by memory
-            traffic that fusing saves.
+        pixels_at_once: of pairs, and of frames, that are differentiated together by plain torch;
+            each takes about 250 bytes while it is worked on.
         reference_quirks: let variables leave the range in which the losses feel them, as the published
-            script does. Such a pixel has no gradient any more and keeps its last value.
+            script does. Such a pixel has no gradient any more and keeps its last value. By plain torch.
     """
 
     frame_iterations: int = 100
@@ -41,8 +45,7 @@ class ConsistencyOptions:
     pixel_iterations: int = 400
     pixel_rate: float = 5e-3
     pixel_weights: LossWeights = field(default_factory=LossWeights)
-    pixels_at_once: int = 4_000_000
-    compiled: bool = False
+    pixels_at_once: int = 2_000_000
     reference_quirks: bool = False
 
 
@@ -88,63 +91,68 @@ def make_consistent(
     Args:
         prior: float32 [N,h,w], aligned disparity; the result is held near it.
         uncertainty: [N,h,w], where it starts, see :func:`uncertainty_from_motion`.
-        pairs: flow between the frames. Flow and masks may lie on the host: a chunk at a time goes to
-            the device of ``prior``.
+        pairs: flow between the frames, on the device of ``prior``.
         intrinsics: [N,4] or [4], (fx, fy, cx, cy) of the h x w image.
-        report: called before each iteration with the number done and the number of all.
+        report: called with the number of iterations done and of all: before each, on CUDA with
+            kernels before every fourth. What it raises ends the work.
     """
     options = options or ConsistencyOptions()
     intrinsics = intrinsics.to(prior).expand(len(prior), 4)
     total = options.frame_iterations + options.pixel_iterations
-    flatness = flatness_weight(prior)  # [N,h,w]
+    flatness = torch.empty_like(prior)  # [N,h,w]
+    for frame, edges in zip(prior.split(1), flatness.split(1), strict=True):
+        edges.copy_(flatness_weight(frame))
     held = prior.clamp(LEAST, MOST)  # [N,h,w]
-    uncertainty = uncertainty.clone().requires_grad_()  # [N,h,w]
+    uncertainty = uncertainty.clone()  # [N,h,w]
 
-    log_scale = torch.zeros(len(prior), 1, 1, device=prior.device, requires_grad=True)  # [N,1,1]
-    shift = torch.zeros_like(log_scale, requires_grad=True)  # [N,1,1]
+    def descend(
+        model: FrameLines | FreePixels, weights: LossWeights, rate: float, iterations: int, before: int
+    ) -> Tensor:
+        bounded = [] if options.reference_quirks else [(uncertainty, *UNCERTAINTIES)]
+        if isinstance(model, FreePixels) and not options.reference_quirks:
+            bounded += [(pixels, LEAST, MOST) for pixels in model.variables]
+        loss = _total_loss(held, flatness, intrinsics, pairs, weights, options)
+        descent = Descent(loss, model, uncertainty, rate, bounded, iterations)
+        return descent.run(lambda done: report(before + done, total))
 
-    def aligned(values: Tensor) -> Tensor:
-        return torch.addcmul(shift, values, log_scale.exp())  # [N,h,w]
-
-    def objective(weights: LossWeights) -> Objective:
-        return Objective(
-            held, flatness, intrinsics, pairs, weights, options.pixels_at_once, options.compiled
-        )
-
-    bounds = [] if options.reference_quirks else [(uncertainty, *_UNCERTAINTIES)]
-    frame_losses = _descend(
-        objective(options.frame_weights),
-        lambda: aligned(prior),
-        uncertainty,
-        torch.optim.Adam([log_scale, shift, uncertainty], lr=options.frame_rate),
-        bounds,
-        options.frame_iterations,
-        lambda done: report(done, total),
+    lines = FrameLines(prior)
+    frame_losses = descend(
+        lines, options.frame_weights, options.frame_rate, options.frame_iterations, 0
     )
-    with torch.no_grad():
-        disparity = aligned(prior)  # [N,h,w]
-        held = aligned(held).clamp_(LEAST, MOST)
-    disparity.requires_grad_()
-    if not options.reference_quirks:
-        bounds.append((disparity, LEAST, MOST))
-    pixel_losses = _descend(
-        objective(options.pixel_weights),
-        lambda: disparity,
-        uncertainty,
-        torch.optim.Adam([disparity, uncertainty], lr=options.pixel_rate),
-        bounds,
+    disparity = lines.disparity()  # [N,h,w]
+    held = lines.apply(held).clamp_(LEAST, MOST)
+    pixel_losses = descend(
+        FreePixels(disparity),
+        options.pixel_weights,
+        options.pixel_rate,
         options.pixel_iterations,
-        lambda done: report(options.frame_iterations + done, total),
+        options.frame_iterations,
     )
     report(total, total)
     return ConsistentDisparity(
-        disparity.detach(),
-        uncertainty.detach(),
-        log_scale.detach().flatten(),
-        shift.detach().flatten(),
+        disparity,
+        uncertainty,
+        lines.log_scale.flatten(),
+        lines.shift.flatten(),
         frame_losses,
         pixel_losses,
     )
+
+
+def _total_loss(
+    held: Tensor,
+    flatness: Tensor,
+    intrinsics: Tensor,
+    pairs: FlowPairs,
+    weights: LossWeights,
+    options: ConsistencyOptions,
+) -> TotalLoss:
+    """By kernels where they run, else by plain torch."""
+    if options.reference_quirks or kernels_for(held) is None:
+        return Objective(held, flatness, intrinsics, pairs, weights, options.pixels_at_once)
+    from megasam_server.video_depth.fused_objective import FusedObjective  # needs Triton
+
+    return FusedObjective(held, flatness, intrinsics, pairs, weights)
 
 
 def depth_at_size(
@@ -160,35 +168,3 @@ def depth_at_size(
     if reference_quirks:
         return (1 / enlarged).half().clamp(1e-3, 1e2)
     return 1 / enlarged.clamp(1e-2, 1e3)
-
-
-def _descend(
-    objective: Objective,
-    disparity_of: Callable[[], Tensor],
-    uncertainty: Tensor,
-    adam: torch.optim.Adam,
-    bounds: list[tuple[Tensor, float, float]],
-    iterations: int,
-    report: Callable[[int], None],
-) -> Tensor:
-    """Iterations of ``adam``, which moves ``uncertainty`` and what ``disparity_of`` is made from.
-
-    Args:
-        bounds: tensors that are brought back between the two numbers after each iteration.
-
-    Returns:
-        [iterations], total loss before each.
-    """
-    losses = uncertainty.new_empty(iterations)
-    for done in range(iterations):
-        report(done)
-        disparity = disparity_of().clamp(LEAST, MOST)  # [N,h,w]
-        felt = uncertainty.clamp(*_UNCERTAINTIES)  # [N,h,w]
-        losses[done], *gradients = objective(disparity.detach(), felt.detach())
-        adam.zero_grad()
-        torch.autograd.backward([disparity, felt], [g.nan_to_num_(0, 0, 0) for g in gradients])
-        adam.step()
-        with torch.no_grad():
-            for values, least, most in bounds:
-                values.clamp_(least, most)
-    return losses

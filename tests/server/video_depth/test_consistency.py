@@ -264,7 +264,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs():
         pairs = pairs[torch.tensor([0, 4, 1, 3]).repeat(repeats)]
         size = 4 * HEIGHT * WIDTH
         k = INTRINSICS.expand(len(truth), 4)
-        objective = Objective(truth, torch.ones_like(truth), k, pairs, LossWeights(), size, False)
+        objective = Objective(truth, torch.ones_like(truth), k, pairs, LossWeights(), size)
         with LiveBytes(pairs.flow, pairs.mask, pairs.projection) as live:
             objective(truth, torch.full_like(truth, 0.5))
         return live.peak

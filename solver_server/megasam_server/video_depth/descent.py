@@ -1,0 +1,139 @@
+"""One run of Adam on the total loss of consistent video depth.
+
+The gradient by the variables is written out, not left to automatic differentiation: so a step only
+works on the device, in memory that is known beforehand, and can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from megasam_server.video_depth.captured_step import repeat, repeat_captured
+from megasam_server.video_depth.consistency_losses import LEAST, MOST
+
+UNCERTAINTIES = (1e-4, 1e3)
+"""Range of an uncertainty in the losses."""
+
+
+class TotalLoss(Protocol):
+    """What is minimised, see :class:`~megasam_server.video_depth.consistency_objective.Objective`.
+
+    Attributes:
+        capturable: whether a call can be captured in a CUDA graph.
+    """
+
+    capturable: bool
+
+    def __call__(self, disparity: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The total, and its gradients by the two arguments, [N,h,w] each."""
+
+
+class FrameLines:
+    """Disparity exp(log_scale) prior + shift, with one line for each frame; at first the prior.
+
+    Args:
+        prior: [N,h,w].
+    """
+
+    def __init__(self, prior: Tensor) -> None:
+        self._prior = prior
+        self.log_scale = prior.new_zeros(len(prior), 1, 1)
+        self.shift = prior.new_zeros(len(prior), 1, 1)
+        self.variables = [self.log_scale, self.shift]
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Each frame's line of some values [N,h,w]."""
+        return torch.addcmul(self.shift, values, self.log_scale.exp())
+
+    def disparity(self) -> Tensor:
+        """[N,h,w]."""
+        return self.apply(self._prior)
+
+    def take_gradient(self, by_disparity: Tensor) -> None:
+        """Set the gradient of the variables from that by the disparity, [N,h,w]."""
+        self.shift.grad = by_disparity.sum((1, 2), keepdim=True)
+        by_scale = (by_disparity * self._prior).sum((1, 2), keepdim=True)
+        self.log_scale.grad = by_scale * self.log_scale.exp()
+
+
+class FreePixels:
+    """A disparity of which every pixel is a variable.
+
+    Args:
+        start: [N,h,w], changed in place.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self._disparity = start
+        self.variables = [start]
+
+    def disparity(self) -> Tensor:
+        """[N,h,w]."""
+        return self._disparity
+
+    def take_gradient(self, by_disparity: Tensor) -> None:
+        """Set the gradient of the variables from that by the disparity, [N,h,w]."""
+        self._disparity.grad = by_disparity
+
+
+class Descent:
+    """Adam, from where the variables are.
+
+    Args:
+        loss: of the disparity and the uncertainty, both brought into range first.
+        model: what the disparity is made from; its variables are changed in place.
+        uncertainty: [N,h,w], changed in place.
+        rate: of learning.
+        bounded: variables that are brought back between the two numbers after each step.
+        iterations: how many steps there will be at most.
+    """
+
+    def __init__(
+        self,
+        loss: TotalLoss,
+        model: FrameLines | FreePixels,
+        uncertainty: Tensor,
+        rate: float,
+        bounded: list[tuple[Tensor, float, float]],
+        iterations: int,
+    ) -> None:
+        self._loss, self._model, self._uncertainty = loss, model, uncertainty
+        self._bounded = bounded
+        on_gpu = uncertainty.is_cuda
+        self._adam = torch.optim.Adam(
+            [*model.variables, uncertainty], lr=rate, fused=on_gpu or None, capturable=on_gpu
+        )
+        self._losses = uncertainty.new_empty(iterations)
+        self._done = torch.zeros(1, dtype=torch.int64, device=uncertainty.device)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One iteration."""
+        free = self._model.disparity()  # [N,h,w]
+        disparity, uncertainty = free.clamp(LEAST, MOST), self._uncertainty.clamp(*UNCERTAINTIES)
+        total, by_disparity, by_uncertainty = self._loss(disparity, uncertainty)
+        self._losses.index_copy_(0, self._done, total.reshape(1))
+        self._done += 1
+        # What was brought into range is not felt any more.
+        by_disparity = by_disparity.nan_to_num_(0, 0, 0).mul_(free == disparity)
+        by_uncertainty = by_uncertainty.nan_to_num_(0, 0, 0).mul_(uncertainty == self._uncertainty)
+        del free, disparity, uncertainty
+        self._model.take_gradient(by_disparity)
+        self._uncertainty.grad = by_uncertainty
+        self._adam.step()
+        for values, least, most in self._bounded:
+            values.clamp_(least, most)
+
+    def run(self, report: Callable[[int], None]) -> Tensor:
+        """All iterations; ``report`` is called now and then with the number done.
+
+        Returns:
+            [iterations], total loss before each.
+        """
+        captured = self._uncertainty.is_cuda and self._loss.capturable
+        (repeat_captured if captured else repeat)(self.step, len(self._losses), report)
+        return self._losses

@@ -1,0 +1,124 @@
+"""Consistent video depth by kernels beside plain torch: on a GPU, or in Triton's interpreter.
+
+    TRITON_INTERPRET=1 python tests/server/video_depth/objective_twins.py
+    python tests/server/video_depth/objective_twins.py cuda
+
+Prints one line per case, the largest differences of the loss and of its two gradients relative to the
+largest value, and exits with 1 when one is above the tolerance.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from megasam_server.video_depth.consistency_losses import FlowPairs, flatness_weight
+from megasam_server.video_depth.consistency_objective import LossWeights, Objective
+from megasam_server.video_depth.fused_objective import FusedObjective
+from torch import Tensor
+
+TOLERANCE = 3e-5
+
+NONE = LossWeights(ratio=0, flow=0, scale_invariant=0, gradient=0, normal=0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Nothing fits anything. Attributes as the arguments of ``Objective`` and its call."""
+
+    prior: Tensor
+    disparity: Tensor
+    uncertainty: Tensor
+    intrinsics: Tensor
+    pairs: FlowPairs
+
+    def to(self, device: str) -> Problem:
+        return Problem(*(value.to(device) for value in vars(self).values()))
+
+    def double(self) -> Problem:
+        images = (self.prior, self.disparity, self.uncertainty, self.intrinsics)
+        return Problem(*(image.double() for image in images), self.pairs)
+
+
+def smooth(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """[N,h,w] between 0.4 and 2, from pixel to pixel alike and never flat."""
+    coarse = torch.rand(count, 1, height // 4 + 2, width // 4 + 2, generator=generator)
+    enlarged = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[:, 0]
+    fine = 0.05 * torch.rand(count, height, width, generator=generator)
+    return 0.5 + 1.2 * enlarged.clamp(0, 1) + fine
+
+
+def problem(frames: int = 4, height: int = 19, width: int = 26, seed: int = 0) -> Problem:
+    """Frame 2 is no source, frame 0 is one of several pairs. Flow leaves the picture in places."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = [(i, j) for i in range(frames) for j in (i - 1, i + 1, i + 2) if 0 <= j < frames]
+    source, target = torch.tensor([pair for pair in steps if pair[0] != 2]).T
+    shuffled = torch.randperm(len(source), generator=generator)
+    cameras = torch.eye(4).repeat(frames, 1, 1)
+    cameras[:, :3, 3] = 0.2 * torch.rand(frames, 3, generator=generator)
+    lens = torch.tensor([1.1 * width, width, width / 2 - 0.7, height / 2 + 0.4])
+    shape = (len(source), height, width)
+    flow = 6 * torch.rand(shape[0], 2, height, width, generator=generator) - 3
+    flow[0, :, :1] = 60_000.0
+    flow[1, :, 1, 2] = torch.tensor([-2.0, 1.0])
+    return Problem(
+        smooth(frames, height, width, generator),
+        smooth(frames, height, width, generator),
+        0.02 + torch.rand(frames, height, width, generator=generator),
+        lens.repeat(frames, 1) * torch.linspace(1, 1.05, frames)[:, None],
+        FlowPairs.between(
+            source[shuffled],
+            target[shuffled],
+            flow.half(),
+            torch.rand(shape, generator=generator) > 0.3,
+            cameras,
+            lens,
+        ),
+    )
+
+
+def cases() -> Iterator[tuple[str, Problem, LossWeights]]:
+    usual = problem()
+    yield "all losses", usual, LossWeights()
+    for name in ("ratio", "flow", "scale_invariant", "gradient", "normal"):
+        yield name, usual, replace(NONE, **{name: 1.0})
+    yield "several blocks, all scales", problem(2, 25, 39), LossWeights()
+    yield "as small as can be", problem(3, 3, 4), LossWeights()
+    closed = replace(usual.pairs, mask=torch.zeros_like(usual.pairs.mask))
+    yield "nothing trusted", replace(usual, pairs=closed), LossWeights()
+    yield "no pairs", replace(usual, pairs=usual.pairs[:0]), LossWeights()
+    # Beyond the ranges: behind the camera, farther than is compared, on the bounds.
+    wild = usual.disparity.clone()
+    wild[0, :8] = 1.0001e-3
+    wild[1, 5:9] = 1e3
+    wild[3, :, 15:] *= 60
+    yield "out of range", replace(usual, disparity=wild), replace(LossWeights(), normal=0.0)
+
+
+def differences(device: str) -> Iterator[tuple[str, list[float]]]:
+    """(case, largest differences of loss and gradients), float32 on ``device`` to plain float64."""
+    for name, given, weights in cases():
+        expected = _evaluated(Objective, given.double(), weights, 4_000_000)
+        found = _evaluated(FusedObjective, given.to(device), weights)
+        yield name, [_relative(a, b) for a, b in zip(found, expected, strict=True)]
+
+
+def _evaluated(kind: type, given: Problem, weights: LossWeights, *more: int) -> list[Tensor]:
+    flatness = flatness_weight(given.prior)
+    objective = kind(given.prior, flatness, given.intrinsics, given.pairs, weights, *more)
+    return [value.cpu() for value in objective(given.disparity, given.uncertainty)]
+
+
+def _relative(ours: Tensor, expected: Tensor) -> float:
+    assert ours.shape == expected.shape
+    return ((ours - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        rows = list(differences(sys.argv[1] if len(sys.argv) > 1 else "cpu"))
+    for name, found in rows:
+        print(f"{name:28} " + " ".join(f"{value:.1e}" for value in found))
+    sys.exit(any(not value <= TOLERANCE for _, found in rows for value in found))
