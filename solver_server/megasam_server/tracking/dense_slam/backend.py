@@ -74,8 +74,9 @@ def adjust_all(
     correlations: Correlations,
     rule: GlobalRule,
     on_step: Callable[[int, int], None] | None = None,
+    first_free: int = 1,
 ) -> GlobalResult:
-    """Adjust all frames of the store but the pose of the first.
+    """Adjust all frames of the store; the poses of those before slot ``first_free`` stay as they are.
 
     Features and hidden states pass through the network ``global_chunk`` source frames at a time, and the correlation is
     computed on the fly; what does not fit on the device comes from the host.
@@ -84,8 +85,6 @@ def adjust_all(
         on_step: called with (done, total) steps; may raise to stop.
     """
     options = store.options
-    if not store.has_prior:
-        store.normalise()
     count = len(store)
     edges = edges_by_proximity(
         store,
@@ -110,7 +109,7 @@ def adjust_all(
         alpha=rule.prior_weight,
         optimise_focal=rule.optimise_focal,
     )
-    topology = EdgeTopology.build(edges, 1, count, store.disps[0].numel(), store.device)
+    topology = EdgeTopology.build(edges, first_free, count, store.disps[0].numel(), store.device)
     for step in range(rule.steps):
         for number, chunk in enumerate(chunks):
             at = chunk.edges

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,9 @@ from megasam_server.geometry.edge_topology import EdgeTopology
 from megasam_server.geometry.projective import frame_distance, pixel_grid, projective_transform
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank, FrameTensors
 from megasam_server.tracking.dense_slam.options import TrackerOptions
+
+# What a store holds of its frames, in tensors that have room for more.
+_OF_FRAMES = ("_poses", "_disps", "_priors", "_keeps")
 
 
 @dataclass(frozen=True)
@@ -104,23 +108,52 @@ class KeyframeStore:
             prior: [h, w], 0 = none.
             keep: [h, w] 0..1; None = all of it.
         """
-        slot = len(self)
-        if slot == len(self._poses):
-            self._grow(max(16, 2 * slot))
-        self.frame_numbers.append(frame_number)
-        self.times.append(frame_number)
-        self._context_frames.append(frame_number)
-        self._poses[slot] = pose
-        self._disps[slot] = disps
-        self._priors[slot] = self._priors.new_zeros(()) if prior is None else prior
-        self._keeps[slot] = self._keeps.new_ones(()) if keep is None else keep
-        self.has_prior |= prior is not None
+        one = (None if given is None else given[None] for given in (prior, keep))
+        self.extend([frame_number], pose[None], disps, *one)
+
+    def extend(
+        self,
+        frame_numbers: Sequence[int],
+        poses: Tensor,
+        disps: Tensor,
+        priors: Tensor | None = None,
+        keeps: Tensor | None = None,
+    ) -> None:
+        """Add K frames behind the last.
+
+        Args:
+            poses: [K, 7] cam_from_world.
+            disps: initial disparities, [K, h, w] or what spreads to it.
+            priors: [K, h, w], 0 = none.
+            keeps: [K, h, w] 0..1; None = all of it.
+        """
+        start, end = len(self), len(self) + len(frame_numbers)
+        if end > len(self._poses):
+            self._grow(max(16, end, 2 * start))
+        self.frame_numbers += frame_numbers
+        self.times += frame_numbers
+        self._context_frames += frame_numbers
+        self._poses[start:end] = poses
+        self._disps[start:end] = disps
+        self._priors[start:end] = self._priors.new_zeros(()) if priors is None else priors
+        self._keeps[start:end] = self._keeps.new_ones(()) if keeps is None else keeps
+        self.has_prior |= priors is not None
+
+    def part(self, start: int, end: int) -> KeyframeStore:
+        """The frames in slots ``start`` to ``end - 1``, for their adjustment: what it changes, changes here too, but
+        for the focal length. To be dropped before a frame is added or removed.
+        """
+        part = copy(self)
+        for name in ("frame_numbers", "times", "_context_frames", *_OF_FRAMES):
+            setattr(part, name, getattr(self, name)[start:end])
+        return part
 
     def remove(self, slot: int) -> None:
         """Take a frame out; the slots behind it move up."""
         last = len(self) - 1
         self._left_behind = last, self._context_frames[-1]
-        for tensor in (self._poses, self._disps, self._priors, self._keeps):
+        for name in _OF_FRAMES:
+            tensor = getattr(self, name)
             tensor[slot:last] = tensor[slot + 1 : last + 1].clone()
         del self.frame_numbers[slot], self._context_frames[slot]
         del self.times[-1 if self.options.reference_behaviour else slot]
@@ -136,6 +169,15 @@ class KeyframeStore:
             frames.append(other._left_behind[1])
         frames += [None] * len(self)
         self._context_frames = frames[: len(self)]
+
+    def require_fmaps(self, slots: Sequence[int]) -> None:
+        """See to it that the bank has what :meth:`fmaps` of these slots takes from it."""
+        self._features.require_fmaps([self.frame_numbers[slot] for slot in slots])
+
+    def require_contexts(self, slots: Sequence[int]) -> None:
+        """See to it that the bank has what :meth:`nets` and :meth:`inps` of these slots take from it."""
+        frames = [self._context_frames[slot] for slot in slots]
+        self._features.require_contexts([frame for frame in frames if frame is not None])
 
     def fmaps(self, slots: Sequence[int]) -> Tensor:
         """Matching features [K, 128, h, w]."""
@@ -215,7 +257,7 @@ class KeyframeStore:
         self.intrinsics = state.intrinsics
 
     def _grow(self, capacity: int) -> None:
-        for name in ("_poses", "_disps", "_priors", "_keeps"):
+        for name in _OF_FRAMES:
             old = getattr(self, name)
             new = old.new_zeros(capacity, *old.shape[1:])
             new[: len(old)] = old

@@ -44,7 +44,7 @@ def fill_poses(
 ) -> Tensor:
     """cam_from_world [K, 7] of frames that are no keyframes, from their flow to the keyframes around them.
 
-    The store is left as it was; the features of the frames must be in its bank.
+    The store is left as it was.
 
     Args:
         on_frames: called with (done, total) frames; may raise to stop.
@@ -55,8 +55,8 @@ def fill_poses(
     for start in range(0, len(frames), options.fill_group):
         group = frames[start : start + options.fill_group]
         before, after = bracketing(store.times, group)
-        for frame, pose in zip(group, interpolate_poses(store, group), strict=True):
-            store.append(frame, pose, torch.ones((), device=store.device))
+        store.extend(group, interpolate_poses(store, group), torch.ones((), device=store.device))
+        store.require_fmaps(range(count, len(store)))
         graph = FactorGraph(store, network, correlations)
         slots = np.arange(count, len(store))
         graph.add(np.stack([before, slots], axis=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,8 @@ from megasam_server.tracking.dense_slam.network import Correlations, TrackingNet
 from megasam_server.tracking.dense_slam.observability import Observability, parallax
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.pose_filling import fill_poses
+from megasam_server.tracking.dense_slam.windowed_adjustment import adjust_in_windows
 
-# Frames whose context features are computed at a time.
-_CONTEXT_BATCH = 8
 # Shares of the progress: following the clip, adjusting keyframes, filling, adjusting all frames.
 _FOLLOW, _KEYFRAMES, _FILL, _ALL = 0.45, 0.15, 0.1, 0.3
 
@@ -91,7 +90,21 @@ class Tracker:
         self._report = on_progress or (lambda share, words: None)
         self._height, self._width = (side // 8 for side in frames[0].image.shape[1:])
         self._intrinsics = intrinsics.to(device, torch.float32) / 8
-        self._bank = FeatureBank(device, options.feature_dtype, options.max_keyframes)
+        # The reference knows no windows.
+        self._together = len(frames)
+        if not options.reference_behaviour:
+            self._together = options.frames_together(self._height * self._width)
+        self._bank = FeatureBank(
+            frames,
+            network,
+            device,
+            options.feature_dtype,
+            options.max_keyframes,
+            max_passing=max(self._together, options.fill_group),
+        )
+        # Of each frame that was followed; None where it has none.
+        self._priors: list[Tensor | None] = []
+        self._keeps: list[Tensor | None] = []
         self.observability: Observability | None = None
         self._focal_refined = False
         self._parallax: float | None = None
@@ -119,12 +132,15 @@ class Tracker:
     def follow(self, number: int) -> None:
         """Look at the next frame; a keyframe if it moved."""
         frame = self._frames[number]
-        fmap = self._network.features(self._images([frame]))[0].to(self._options.feature_dtype)
+        self._priors.append(frame.prior)
+        self._keeps.append(frame.keep)
+        fmap = self._bank.features([frame])[0]
         moved = number == 0 or self._filter.motion(fmap) > self._options.filter_threshold
-        self._bank.fmaps.put(number, fmap, soon=moved)
+        self._bank.fmaps.put(number, fmap, soon=moved, lasting=False)
         if moved:
             self._add_keyframe(number, frame)
             self._frontend.keyframe_added()
+            self._bank.keep_only(self.store.frame_numbers)
 
     @torch.inference_mode()
     def finish_following(self) -> None:
@@ -135,6 +151,7 @@ class Tracker:
             self._frontend.keyframe_added(is_last=self._options.reference_behaviour)
         if not self._frontend.initialised and not self._options.reference_behaviour:
             self._spread_keyframes()
+        self._bank.keep_only(self.store.frame_numbers)
 
     @torch.inference_mode()
     def adjust_keyframes(self) -> None:
@@ -143,7 +160,7 @@ class Tracker:
         before = self.store.estimate()
         trial = GlobalRule(options.observability_steps, False, options.global_prior_weight)
         words = "finding out what the motion can tell"
-        edges = self._adjust(self.store, trial, _FOLLOW, 0.0, words).edges
+        edges = self._adjust(trial, _FOLLOW, 0.0, words).edges
         self.observability = Observability.of(self.store, edges)
         self.store.restore(before)
         self._focal_refined = options.optimise_focal and self.observability.focal_is_observable(
@@ -153,7 +170,7 @@ class Tracker:
         self._final_rule = GlobalRule(options.all_frames_steps, False, prior_weight)
         rule = GlobalRule(options.keyframe_steps, self._focal_refined, prior_weight)
         words = "adjusting the keyframes"
-        edges = self._adjust(self.store, rule, _FOLLOW, _KEYFRAMES, words).edges
+        edges = self._adjust(rule, _FOLLOW, _KEYFRAMES, words).edges
         self._parallax = parallax(self.store, edges)
         if self._rests_on_prior():
             self._adjust_to_prior()
@@ -168,7 +185,6 @@ class Tracker:
             keyframes = self.store.frame_numbers
             poses[keyframes] = self.store.poses
             between = sorted(set(numbers) - set(keyframes))
-            self._add_contexts(between)
 
         def on_frames(done: int, total: int) -> None:
             self._report(_FOLLOW + _KEYFRAMES + _FILL * done / total, "placing all frames")
@@ -182,9 +198,18 @@ class Tracker:
     def adjust_all_frames(self) -> None:
         """Adjust the poses and disparities of all frames."""
         start = _FOLLOW + _KEYFRAMES + _FILL
-        words = "adjusting all frames"
-        adjusted = self._adjust(self.all_frames, self._final_rule, start, _ALL, words)
-        self._static = adjusted.static_probability
+
+        def on_step(done: int, total: int) -> None:
+            self._report(start + _ALL * done / total, "adjusting all frames")
+
+        self._static = adjust_in_windows(
+            self.all_frames,
+            self._together,
+            self._network,
+            self._correlations,
+            self._final_rule,
+            on_step,
+        )
 
     def result(self) -> TrackingResult:
         """What has been found.
@@ -225,30 +250,21 @@ class Tracker:
             self._height, self._width, intrinsics, self._bank, self._device, self._options
         )
 
-    def _images(self, frames: Sequence[TrackingFrame]) -> Tensor:
-        return torch.stack([frame.image for frame in frames]).to(self._device)
-
     def _add_keyframe(self, number: int, frame: TrackingFrame) -> None:
-        net, inp = (x[0] for x in self._context([frame]))
+        net, inp = (x[0] for x in self._bank.context([frame]))
         self._filter.reference = FrameFeatures(self._bank.fmaps.get(number), net, inp)
         if self._options.reference_behaviour and number == 0:
             # The reference stores one channel of the first keyframe, spread over all.
             net, inp = net[:1].expand_as(net), inp[:1].expand_as(inp)
         self._bank.put_context(number, net, inp)
         pose, disparity = self._frontend.predicted_pose(), self._frontend.predicted_disparity()
-        self._append(self.store, number, frame, pose, disparity)
-
-    def _context(self, frames: Sequence[TrackingFrame]) -> tuple[Tensor, Tensor]:
-        net, inp = self._network.context(self._images(frames))
-        dtype = self._options.feature_dtype
-        return net.to(dtype), inp.to(dtype)
-
-    def _add_contexts(self, numbers: list[int]) -> None:
-        for start in range(0, len(numbers), _CONTEXT_BATCH):
-            batch = numbers[start : start + _CONTEXT_BATCH]
-            nets, inps = self._context([self._frames[number] for number in batch])
-            for number, net, inp in zip(batch, nets, inps, strict=True):
-                self._bank.put_context(number, net, inp, soon=False)
+        prior, keep = (
+            None if given is None else given.to(self._device, torch.float32)
+            for given in (frame.prior, frame.keep)
+        )
+        if prior is not None:
+            disparity = prior.masked_fill(~(prior > 0), self._options.far_disparity)
+        self.store.append(number, pose, disparity, prior, keep)
 
     def _spread_keyframes(self) -> None:
         """Start over with keyframes at even distances, next to those that the motion filter found."""
@@ -256,19 +272,20 @@ class Tracker:
         even = np.linspace(0, last, min(self._options.warmup, last + 1)).round().astype(int)
         numbers = sorted({*even.tolist(), *self.store.frame_numbers})
         self._begin()
+        self._bank.require_fmaps(numbers)
         for number in numbers:
             self._add_keyframe(number, self._frames[number])
         self._frontend.keyframe_added(is_last=True)
 
-    def _adjust(
-        self, store: KeyframeStore, rule: GlobalRule, start: float, share: float, words: str
-    ) -> GlobalResult:
-        """Adjust a store; the progress goes from ``start`` by ``share``."""
+    def _adjust(self, rule: GlobalRule, start: float, share: float, words: str) -> GlobalResult:
+        """Adjust the keyframes; the progress goes from ``start`` by ``share``."""
 
         def on_step(done: int, total: int) -> None:
             self._report(start + share * done / total, words)
 
-        return adjust_all(store, self._network, self._correlations, rule, on_step)
+        if not self.store.has_prior:
+            self.store.normalise()
+        return adjust_all(self.store, self._network, self._correlations, rule, on_step)
 
     def _rests_on_prior(self) -> bool:
         """Whether the camera moves so little that the depth prior knows more than the flow."""
@@ -282,36 +299,29 @@ class Tracker:
         store.disps.copy_(torch.where(store.priors > 0, store.priors, store.disps))
         rule = GlobalRule(options.keyframe_steps, self._focal_refined, options.tripod_prior_weight)
         words = "adjusting the keyframes to the depth prior"
-        self._adjust(store, rule, _FOLLOW + _KEYFRAMES, 0.0, words)
+        self._adjust(rule, _FOLLOW + _KEYFRAMES, 0.0, words)
         self._final_rule = GlobalRule(options.all_frames_steps, False, options.tripod_prior_weight)
 
     def _place(self, poses: Tensor) -> KeyframeStore:
         """A store with a slot for each frame, at the given poses [N, 7]."""
         store = self._new_store(self.store.intrinsics)
-        disparity = torch.ones((), device=self._device)
-        for number, pose in enumerate(poses):
-            self._append(store, number, self._frames[number], pose, disparity)
+        numbers = list(range(len(self._frames)))
+        priors, keeps = self._stacked(self._priors, 0.0), self._stacked(self._keeps, 1.0)
+        disps = torch.ones((), device=self._device)
+        if priors is not None:
+            disps = torch.where(priors > 0, priors, self._options.far_disparity)
+        store.extend(numbers, poses, disps, priors, keeps)
         if self._options.reference_behaviour:
             store.take_context_of(self.store)
         else:
-            numbers = list(range(len(store)))
             store.disps.copy_(disparities_between(self.store, numbers, store.priors))
             store.disps[self.store.frame_numbers] = self.store.disps
         return store
 
-    def _append(
-        self,
-        store: KeyframeStore,
-        number: int,
-        frame: TrackingFrame,
-        pose: Tensor,
-        disparity: Tensor,
-    ) -> None:
-        """Add a frame to a store; ``disparity`` is for frames without prior."""
-        prior, keep = (
-            None if given is None else given.to(self._device, torch.float32)
-            for given in (frame.prior, frame.keep)
-        )
-        if prior is not None:
-            disparity = prior.masked_fill(~(prior > 0), self._options.far_disparity)
-        store.append(number, pose, disparity, prior, keep)
+    def _stacked(self, maps: list[Tensor | None], missing: float) -> Tensor | None:
+        """[N, h, w] on the device; ``missing`` where a frame has no map, None when none has."""
+        if all(given is None for given in maps):
+            return None
+        blank = torch.full((self._height, self._width), missing)
+        maps = [blank if given is None else given.to(torch.float32) for given in maps]
+        return torch.stack(maps).to(self._device)
