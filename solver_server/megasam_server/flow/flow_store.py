@@ -61,6 +61,21 @@ class FlowStore:
         flat = np.fromfile(self.trust_path, np.uint8, count=size, offset=pair * size)
         return flat.reshape(self.height, self.width).astype(np.float32) * np.float32(1 / 255)
 
+    def read_into(self, pair: int, flow: np.ndarray, trust: np.ndarray) -> None:
+        """Flow and trust of one pair as they are stored, without memory of its own.
+
+        Args:
+            flow: float16 [2,h,w], pixels. trust: uint8 [h,w], 0-255. Both C-contiguous.
+
+        Raises:
+            OSError: a file ends before the pair does.
+        """
+        for path, array in ((self.flow_path, flow), (self.trust_path, trust)):
+            with path.open("rb", buffering=0) as file:
+                file.seek(pair * array.nbytes)
+                if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+                    raise OSError(f"{path} ends before the flow of pair {pair}")
+
     def pairs_from(self, frame: int) -> list[int]:
         """Indices of the pairs (``frame``, j)."""
         return self._from_frame.get(frame, [])

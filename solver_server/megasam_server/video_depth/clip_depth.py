@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from megasam_server.flow.consistency import resize_flow
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.metric_depth.alignment import LEAST_SAMPLES, robust_line
+from megasam_server.models.gpu_kernels import kernels_for
 from megasam_server.video_depth.consistency_losses import FlowPairs
+from megasam_server.video_depth.consistency_memory import (
+    free_bytes,
+    pairs_within,
+    windows_that_fit,
+)
 from megasam_server.video_depth.depth_range import HALF_FLOAT, preview_range
 from megasam_server.video_depth.optimise import (
     ConsistencyOptions,
@@ -23,15 +28,10 @@ from megasam_server.video_depth.optimise import (
     make_consistent,
     uncertainty_from_motion,
 )
+from megasam_server.video_depth.window_flow import read_flow
 
 LEAST_DISPARITY = 1e-2
 """Of the finished depth, tracker units: what is farther is at infinity for all purposes."""
-
-WINDOW_PIXELS = 60_000_000
-"""Pixels (frames x height x width) that are optimised together; each takes about 60 bytes."""
-
-OVERLAP = 16
-"""Frames that neighbouring windows share: one more than the longest step of the flow."""
 
 _STATIC = 0.5
 
@@ -82,18 +82,24 @@ class DepthFile:
     def __init__(self, path: Path, count: int, size: tuple[int, int], unit: float) -> None:
         width, height = size
         self.shape = (count, height, width)
-        self.map = np.memmap(path, np.float32, mode="w+", shape=self.shape)
-        self._unit = unit
+        self._path, self._unit = path, unit
+        np.memmap(path, np.float32, mode="w+", shape=self.shape)
+
+    @property
+    def map(self) -> np.memmap:
+        """The file in memory, mapped anew: what was touched stays in memory as long as the map."""
+        return np.memmap(self._path, np.float32, mode="r+", shape=self.shape)
 
     def write(self, first: int, disparity: Tensor) -> None:
         """Depth of frames from ``first`` on, from their disparity [n,h,w] at any size."""
         for frame, one in enumerate(disparity, start=first):
-            depth = depth_at_size(one[None], *self.shape[1:])[0].cpu().numpy()
-            self.map[frame] = np.clip(depth * self._unit, *HALF_FLOAT)
+            depth = depth_at_size(one[None], *self.shape[1:])[0].mul_(self._unit)
+            self.map[frame] = depth.clamp_(*HALF_FLOAT).cpu().numpy()
 
     def near_far(self) -> tuple[float, float]:
         """Nearest and farthest depth for previews, fixed over the clip."""
-        return preview_range(np.concatenate([depth[::16, ::16].ravel() for depth in self.map]))
+        frames = range(self.shape[0])
+        return preview_range(np.concatenate([self.map[f, ::16, ::16].ravel() for f in frames]))
 
 
 def write_prior_depth(clip: TrackedClip, file: DepthFile, report: Callable[[int], None]) -> None:
@@ -111,7 +117,7 @@ def write_consistent_depth(
     device: torch.device,
     file: DepthFile,
     report: Callable[[float, float], None],
-    window_pixels: int = WINDOW_PIXELS,
+    memory: int | None = None,
 ) -> None:
     """Consistent depth of every frame, in overlapping windows where the clip is long.
 
@@ -122,15 +128,21 @@ def write_consistent_depth(
         flows: of pairs of frames, both ways; those ahead are used, as in the reference.
         size: width and height that is optimised at; flow of another size is resized.
         iterations: of the part where every pixel is free; the part before has a quarter of it.
-        window_pixels: frames x height x width of a window, at most, but 2 x overlap frames at least.
+        memory: bytes of the device that a window may take; None: what is free now.
     """
     width, height = size
-    length = max(window_pixels // (width * height), 2 * OVERLAP)
-    windows = list(frame_windows(len(clip), length))
+    ahead = np.flatnonzero(flows.pairs[:, 0] < flows.pairs[:, 1])
+    ahead = ahead[np.argsort(flows.pairs[ahead, 0], kind="stable")]
+    windows = windows_that_fit(
+        len(clip),
+        flows.pairs[ahead],
+        height,
+        width,
+        free_bytes(device) if memory is None else memory,
+        kernels=kernels_for(torch.empty(0, device=device)) is not None,
+    )
     options = ConsistencyOptions(
-        frame_iterations=max(1, iterations // 4),
-        pixel_iterations=iterations,
-        compiled=device.type == "cuda",
+        frame_iterations=max(1, iterations // 4), pixel_iterations=iterations
     )
     before: Tensor | None = None  # [n,height,width], what the last window said of shared frames
     for number, (first, last) in enumerate(windows):
@@ -138,28 +150,22 @@ def write_consistent_depth(
         def on_step(done: int, total: int, number: int = number) -> None:
             report(number + done / total, len(windows))
 
-        disparity = _optimised(clip, flows, size, first, last, options, device, on_step)
+        chosen = ahead[pairs_within(flows.pairs[ahead], first, last)]
+        disparity = _optimised(clip, flows, chosen, size, first, last, options, device, on_step)
         if before is not None:
             shared = len(before)
-            share = torch.linspace(0, 1, shared + 2)[1:-1, None, None]
+            share = torch.linspace(0, 1, shared + 2, device=device)[1:-1, None, None]
             disparity[:shared] = torch.lerp(before, disparity[:shared], share)
         after = windows[number + 1][0] if number + 1 < len(windows) else last
         file.write(first, disparity[: after - first])
-        before = disparity[after - first :]
-
-
-def frame_windows(count: int, length: int) -> list[tuple[int, int]]:
-    """First and one past the last frame of windows of about equal length, ``OVERLAP`` in common."""
-    if count <= length:
-        return [(0, count)]
-    number = -(-(count - OVERLAP) // (length - OVERLAP))
-    starts = np.linspace(0, count - OVERLAP, number + 1).astype(int)
-    return [(int(a), int(b) + OVERLAP) for a, b in zip(starts, starts[1:], strict=False)]
+        before = disparity[after - first :].clone()
+        del disparity  # before the next window takes its memory
 
 
 def _optimised(
     clip: TrackedClip,
     flows: FlowStore,
+    chosen: np.ndarray,
     size: tuple[int, int],
     first: int,
     last: int,
@@ -167,40 +173,34 @@ def _optimised(
     device: torch.device,
     report: Callable[[int, int], None],
 ) -> Tensor:
-    """Consistent disparity of the frames ``first`` .. ``last`` - 1, [n,height,width], on the CPU."""
+    """Consistent disparity of the frames ``first`` .. ``last`` - 1, [n,height,width], on the device.
+
+    Args:
+        chosen: indices of the pairs within those frames.
+    """
     width, height = size
-    frames = range(first, last)
-    prior = torch.stack([clip.disparity(frame, height, width) for frame in frames]).to(device)
-    uncertainty = uncertainty_from_motion(clip.static[first:last].to(device), height, width)
+    prior = torch.empty(last - first, height, width, device=device)
+    for frame in range(first, last):
+        prior[frame - first] = clip.disparity(frame, height, width)
+    if len(prior) == 1:
+        return prior
     lens = clip.cameras.intrinsics.at_resolution(width, height)
     intrinsics = torch.from_numpy(np.stack([lens.fx, lens.fy, lens.cx, lens.cy], axis=1)).float()
-    if len(frames) == 1:
-        return prior.cpu()
-    pairs = _pairs(flows, first, last, size)
-    poses = torch.from_numpy(clip.cameras.world_from_cam)
-    between = FlowPairs.between(*pairs, poses, intrinsics.double()).counted_from(first)
-    found = make_consistent(
-        prior, uncertainty, between, intrinsics[first:last].to(device), options, report
+    pairs = FlowPairs.between(
+        *torch.from_numpy(flows.pairs[chosen]).unbind(1),
+        *read_flow(flows, chosen, height, width, device),
+        torch.from_numpy(clip.cameras.world_from_cam),
+        intrinsics.double(),
     )
-    return found.disparity.cpu()
-
-
-def _pairs(
-    flows: FlowStore, first: int, last: int, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Source, target, flow (half precision) and mask of the pairs ahead within some frames."""
-    width, height = size
-    inside = (flows.pairs >= first) & (flows.pairs < last)
-    chosen = np.flatnonzero(inside.all(axis=1) & (flows.pairs[:, 0] < flows.pairs[:, 1]))
-    source, target = torch.from_numpy(flows.pairs[chosen].T.copy())
-    masks = torch.empty(len(chosen), height, width, dtype=torch.bool)
-    flow = torch.empty(len(chosen), 2, height, width, dtype=torch.float16)
-    for row, pair in enumerate(chosen.tolist()):
-        stored = torch.from_numpy(flows.flow(pair))[None]
-        flow[row] = resize_flow(stored, height, width)[0].half()
-        trust = torch.from_numpy(flows.trust(pair))[None, None]
-        masks[row] = F.interpolate(trust, (height, width), mode="nearest-exact")[0, 0] > 0.5
-    return source, target, flow, masks
+    found = make_consistent(
+        prior,
+        uncertainty_from_motion(clip.static[first:last].to(device), height, width),
+        pairs.counted_from(first).to(device),
+        intrinsics[first:last].to(device),
+        options,
+        report,
+    )
+    return found.disparity
 
 
 def _resized(values: Tensor, height: int, width: int) -> Tensor:

@@ -10,24 +10,68 @@ torch = pytest.importorskip("torch")
 from megasam_server.flow.flow_store import FlowStore  # noqa: E402
 from megasam_server.geometry.camera import CameraPath, Intrinsics  # noqa: E402
 from megasam_server.video_depth.clip_depth import (  # noqa: E402
-    OVERLAP,
     DepthFile,
     TrackedClip,
-    frame_windows,
     write_consistent_depth,
     write_prior_depth,
 )
+from megasam_server.video_depth.consistency_memory import (  # noqa: E402
+    OVERLAP,
+    cvd_bytes,
+    frame_windows,
+    windows_that_fit,
+)
 
-HEIGHT, WIDTH, COUNT, STEP = 24, 32, 44, 0.05
+HEIGHT, WIDTH, COUNT, STEP = 24, 32, 48, 0.05
 
 
-@pytest.mark.parametrize(("count", "length"), [(1, 40), (40, 40), (41, 40), (500, 64), (97, 33)])
-def test_windows_cover_the_clip_and_share_frames(count, length):
-    windows = frame_windows(count, length)
+@pytest.mark.parametrize(("count", "number"), [(1, 1), (40, 1), (48, 2), (500, 10), (97, 5)])
+def test_windows_cover_the_clip_and_share_frames(count, number):
+    windows = frame_windows(count, number)
+    assert len(windows) == number
     assert windows[0][0] == 0 and windows[-1][1] == count
-    assert all(0 < last - first <= length for first, last in windows)
+    lengths = [last - first for first, last in windows]
+    assert max(lengths) - min(lengths) <= 1
     for (_, last), (first, _) in zip(windows, windows[1:], strict=False):
         assert last - first == OVERLAP
+    # No frame is in three windows.
+    for (_, last), (first, _) in zip(windows, windows[2:], strict=False):
+        assert last <= first
+
+
+def ahead(count: int) -> np.ndarray:
+    return np.array([(i, i + s) for s in (1, 2, 4, 8, 15) for i in range(count - s)])
+
+
+def test_windows_are_as_long_as_the_memory_allows():
+    pairs = ahead(200)
+    whole = cvd_bytes(200, len(pairs), HEIGHT, WIDTH)
+
+    def windows(budget):
+        return windows_that_fit(200, pairs, HEIGHT, WIDTH, budget, kernels=True)
+
+    assert windows(whole) == [(0, 200)]
+    halves = windows(whole - 1)
+    assert len(halves) == 2
+    # A third and the overlap: what a window takes, it has.
+    for budget in (cvd_bytes(80, 400, HEIGHT, WIDTH), cvd_bytes(50, 250, HEIGHT, WIDTH)):
+        chosen = windows(budget)
+        assert len(chosen) > 2
+        for first, last in chosen:
+            inside = ((pairs >= first) & (pairs < last)).all(axis=1).sum()
+            assert cvd_bytes(last - first, inside, HEIGHT, WIDTH) <= budget
+    shortest = windows(0)
+    assert all(last - first >= 2 * OVERLAP for first, last in shortest)
+    assert len(shortest) > 5
+
+
+def test_more_of_anything_takes_more_memory():
+    base = (50, 220, 96, 128)
+    for kernels in (True, False):
+        least = cvd_bytes(*base, kernels=kernels)
+        for place in range(4):
+            more = [size * (1 + (place == k)) for k, size in enumerate(base)]
+            assert cvd_bytes(*more, kernels=kernels) > least
 
 
 def tracked(prior=None, noise: float = 0.0) -> TrackedClip:
@@ -81,8 +125,8 @@ def test_the_prior_is_put_on_the_tracker_s_scale_frame_by_frame(tmp_path):
     assert 2 < near < far < 6
 
 
-@pytest.mark.parametrize("frames_at_once", [COUNT, 32])
-def test_flicker_is_taken_out_also_in_windows(tmp_path, frames_at_once):
+@pytest.mark.parametrize("memory", [None, 0])
+def test_flicker_is_taken_out_also_in_windows(tmp_path, memory):
     clip, flows = tracked(noise=0.1), exact_flow(tmp_path)
     before = DepthFile(tmp_path / "before", COUNT, (WIDTH, HEIGHT), 1.0)
     write_prior_depth(clip, before, lambda done: None)
@@ -96,7 +140,7 @@ def test_flicker_is_taken_out_also_in_windows(tmp_path, frames_at_once):
         torch.device("cpu"),
         after,
         lambda done, total: shares.append(done / total),
-        window_pixels=frames_at_once * WIDTH * HEIGHT,
+        memory=memory,
     )
     assert shares == sorted(shares) and shares[-1] == 1
 
