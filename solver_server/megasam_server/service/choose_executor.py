@@ -36,6 +36,7 @@ def choose_executor(
         return LocalWorkers(
             options.job_function,
             choose_devices(options.gpus),
+            options.warm,
             worker_environment(options.worker_environment) | environment,
             state / WORKERS_FOLDER,
             call_soon,

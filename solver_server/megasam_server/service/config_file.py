@@ -20,7 +20,7 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import DEFAULT_PORT, DEFAULT_PRIORITY, MAX_FILES
 
 from megasam_server.media.picture_limits import PictureLimits
-from megasam_server.service.options import ServerOptions, UploadLimits
+from megasam_server.service.options import ServerOptions, UploadLimits, WarmOptions
 
 CONFIG_NAME = "server.toml"
 
@@ -69,6 +69,7 @@ class Setting:
 
 _PICTURES = PictureLimits()
 _UPLOADS = UploadLimits()
+_WARM = WarmOptions()
 
 SETTINGS: Mapping[str, Setting] = {
     setting.key: setting
@@ -97,6 +98,13 @@ SETTINGS: Mapping[str, Setting] = {
             "Where jobs run: 'local' is this machine, 'ray' a Ray cluster, see [ray].",
             choices=("local", "ray"),
         ),
+        Setting(
+            "server.keep_warm_minutes",
+            round(_WARM.seconds / 60),
+            "How long a worker that has networks loaded waits for the next job of the same client,"
+            " and holds GPU memory meanwhile; 0: every job has a new process.",
+        ),
+        Setting("server.warm_jobs", _WARM.jobs, "Most jobs that one process solves.", least=1),
         Setting("server.job_timeout_minutes", 24 * 60, "Longest run of a job; 0 for no limit."),
         Setting(
             "server.drain_minutes",

@@ -20,6 +20,7 @@ from megasam_server.service.options import (
     ServerOptions,
     StorageLimits,
     UploadLimits,
+    WarmOptions,
 )
 from megasam_server.service.server_log import LogOptions
 from megasam_server.service.worker import SOLVER
@@ -81,6 +82,7 @@ def server_options(config: ConfigValues, job_function: str = SOLVER) -> ServerOp
         queue_limit_per_client=values["queue.limit_per_client"] or None,
         max_priority=values["queue.max_priority"],
         gpus=None if gpus == "auto" else [name.strip() for name in gpus.split(",")],
+        warm=WarmOptions(values["server.keep_warm_minutes"] * 60, values["server.warm_jobs"]),
         ray=_ray_options(values) if values["server.executor"] == "ray" else None,
         job_timeout=values["server.job_timeout_minutes"] * 60 or None,
         drain_timeout=values["server.drain_minutes"] * 60,

@@ -27,6 +27,7 @@ class Task:
 
     Attributes:
         job: its id.
+        owner: whose it is.
         plate, masks: on a disk that the worker reads.
         settings: validated, as a map.
         work_dir, results_dir: empty folders.
@@ -35,6 +36,7 @@ class Task:
     """
 
     job: str
+    owner: str
     plate: Path
     masks: Path | None
     settings: dict
@@ -100,6 +102,9 @@ class Executor(Protocol):
     def stop(self, job: str) -> None:
         """End whatever runs for the job, however far it is, at once and whether it likes to or not;
         ``on_gone`` follows. A job that is not there is nothing to do."""
+
+    def drain(self) -> None:
+        """No job is started any more: give back what is only held for the next one."""
 
     def tick(self, now: float) -> None:
         """Called several times a second with monotonic seconds."""

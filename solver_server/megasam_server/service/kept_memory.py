@@ -13,6 +13,14 @@ _OWN_MAPPING = 16 << 20
 _KEPT = 64 << 20
 
 
+def give_back_freed_memory() -> None:
+    """Hand the memory that this process has freed back to the system, on glibc."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def keep_freed_memory() -> None:
     """Let this process keep some memory that it has freed.
 

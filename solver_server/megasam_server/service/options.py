@@ -78,6 +78,19 @@ class RayOptions:
 
 
 @dataclass(frozen=True)
+class WarmOptions:
+    """How long a worker process that holds networks stays for the next job of the same client.
+
+    Attributes:
+        seconds: that it waits for one; 0: every job has a new process.
+        jobs: most that it solves.
+    """
+
+    seconds: float = 300.0
+    jobs: int = 20
+
+
+@dataclass(frozen=True)
 class ServerOptions:
     """How a server runs.
 
@@ -99,6 +112,7 @@ class ServerOptions:
             jobs of everybody else.
         gpus: devices to solve on, one worker each; None takes every GPU that is there, else the
             CPU.
+        warm: whether workers stay when their job has ended; on a cluster they never do.
         ray: solve on a cluster instead of this machine's devices; ``state`` is then a folder that
             every node has under that path.
         job_timeout: seconds that one run of a job may take; None for ever.
@@ -124,6 +138,7 @@ class ServerOptions:
     queue_limit_per_client: int | None = None
     max_priority: int = DEFAULT_PRIORITY
     gpus: Sequence[str] | None = None
+    warm: WarmOptions = WarmOptions()
     ray: RayOptions | None = None
     job_timeout: float | None = None
     drain_timeout: float = 1800.0

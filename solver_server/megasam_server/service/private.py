@@ -106,7 +106,7 @@ def main() -> None:
     """Serve until standard input closes, then remove the state folder."""
     from megasam_shared.protocol import MAX_PRIORITY
 
-    from megasam_server.service.options import ServerOptions
+    from megasam_server.service.options import ServerOptions, WarmOptions
     from megasam_server.service.server import SolverServer
     from megasam_server.service.server_log import LogOptions, start_log
 
@@ -119,6 +119,7 @@ def main() -> None:
             # Who started it is its one client.
             any_checkpoints=True,
             max_priority=MAX_PRIORITY,
+            warm=WarmOptions(seconds=0),
             job_function=job_function,
         )
     )

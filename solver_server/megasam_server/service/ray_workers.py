@@ -105,6 +105,9 @@ class RayWorkers:
                 worker.stop_until = self._clock() + _STOP_TIMEOUT
                 worker.stop()
 
+    def drain(self) -> None:
+        """The spare worker holds no networks; it goes when the server does."""
+
     def tick(self, now: float) -> None:
         for worker in self._workers:
             if worker.stop_until is not None and now > worker.stop_until:

@@ -168,6 +168,7 @@ class JobRunner:
         for run in self.runs:
             if not run.tracker.stage:
                 self._put_back(run)
+        self._executor.drain()
 
     def close(self) -> None:
         """End the workers and put their jobs back into the queue for the next server."""
@@ -269,6 +270,7 @@ class JobRunner:
         run.where = self._executor.start(
             Task(
                 job=record.id,
+                owner=record.owner,
                 plate=Path(record.plate),
                 masks=None if record.masks is None else Path(record.masks),
                 settings=record.settings,

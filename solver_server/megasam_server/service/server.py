@@ -136,7 +136,7 @@ class SolverServer:
         )
         status = StatusRequests(
             state,
-            executor.title,
+            lambda: executor.title,
             options.ray is None,
             self._jobs,
             self._runner,

@@ -49,7 +49,7 @@ class StatusRequests:
 
     Args:
         state: the state folder.
-        workers: where jobs run, for people.
+        workers: tells where jobs run, for people.
         asks_driver: this machine's GPUs are of interest.
         clock: monotonic seconds.
     """
@@ -57,7 +57,7 @@ class StatusRequests:
     def __init__(
         self,
         state: Path,
-        workers: str,
+        workers: Callable[[], str],
         asks_driver: bool,
         jobs: JobStore,
         runner: JobRunner,
@@ -117,7 +117,7 @@ class StatusRequests:
             version=__version__,
             uptime=now - self._started,
             draining=self._drain.is_on,
-            workers=self._workers[:255],
+            workers=self._workers()[:255],
             gpus=gpus,
             queued=self._jobs.queue_length(),
             running=len(self._runner.runs),

@@ -1,9 +1,12 @@
-"""The process that solves one job: ``python -m megasam_server.service.worker MODULE:FUNCTION``.
+"""The process that solves jobs: ``python -m megasam_server.service.worker MODULE:FUNCTION``.
 
 It is started before there is a job, so that one is always ready, and imports the solver while it
 waits. It talks over its standard input and output in msgpack maps; whatever libraries print goes to
 the job's log. When its input closes, the server is gone (or wants it gone), and it ends at once
 with everything it started.
+
+A job that leaves networks on the shelf may be followed by another: ``done`` or ``failed`` says so
+with ``goes_on``, and ``rested`` follows when nothing of the job is left here, or why something is.
 """
 
 from __future__ import annotations
@@ -26,12 +29,16 @@ import msgpack
 from megasam_shared.errors import MegasamError
 from megasam_shared.protocol import MAX_ARTEFACTS, MAX_PREVIEW_BYTES, Artefact
 
+from megasam_server.pipeline.network_shelf import NetworkShelf
+from megasam_server.service.between_jobs import BetweenJobs
 from megasam_server.service.spare_room import disk_full, is_full
 from megasam_server.service.worker_log import WORKER_FORMAT
 
 SOLVER = "megasam_server.pipeline.run:run_job"
 
 _REPORT_EVERY = 0.05
+# Errors that a person can mend, but not one for a process that goes on.
+_SHORT_OF_MEMORY = {"out_of_gpu_memory", "out_of_memory"}
 
 
 def job_function() -> str:
@@ -119,8 +126,14 @@ def artefacts_of(folder: Path) -> list[Artefact]:
     return found
 
 
-def solve(channel: Channel, function: str, start: dict) -> None:
-    """Run one job and report how it ended."""
+def solve(
+    channel: Channel, function: str, start: dict, shelf: NetworkShelf | None
+) -> tuple[dict, bool]:
+    """Run one job.
+
+    Returns:
+        what to send when it has ended, and whether the process is none the worse for it.
+    """
     try:
         print_to(start["log"])
         logging.basicConfig(level=logging.WARNING, format=WORKER_FORMAT)
@@ -141,33 +154,37 @@ def solve(channel: Channel, function: str, start: dict) -> None:
             work_dir=Path(start["work_dir"]),
             results_dir=Path(start["results_dir"]),
             cache_dir=Path(start["cache_dir"]),
+            shelf=shelf,
         )
         check_still_below_roots([job.plate, job.masks], job.work_dir.parent)
         result = run_job(job, ReportedProgress(channel))
         found = [[a.path, a.size, a.sha256] for a in artefacts_of(job.results_dir)]
-        channel.send("done", result=result, artefacts=found)
+        return {"kind": "done", "result": result, "artefacts": found}, True
     except MegasamError as error:
         log_traceback()
-        channel.send("failed", **error.to_map())
+        return _failed(error), error.code not in _SHORT_OF_MEMORY
     except MemoryError:
         log_traceback()
-        channel.send(
-            "failed",
-            code="out_of_memory",
-            message="The solve needed more memory than the server has.",
-            hint="Use a lower preset, or solve a part of the plate with a frame range.",
+        error = MegasamError(
+            "out_of_memory",
+            "The solve needed more memory than the server has.",
+            "Use a lower preset, or solve a part of the plate with a frame range.",
         )
+        return _failed(error), False
     except Exception as error:
         log_traceback()
         if isinstance(error, OSError) and is_full(error):
-            channel.send("failed", **disk_full("the solve was stopped").to_map())
-            return
-        channel.send(
-            "failed",
-            code="internal_error",
-            message=f"The solver failed in a way nobody foresaw: {type(error).__name__}: {error}",
-            hint=f"Please report this; the details are on the server in {start['log']}.",
+            return _failed(disk_full("the solve was stopped")), False
+        unforeseen = MegasamError(
+            "internal_error",
+            f"The solver failed in a way nobody foresaw: {type(error).__name__}: {error}",
+            f"Please report this; the details are on the server in {start['log']}.",
         )
+        return _failed(unforeseen), False
+
+
+def _failed(error: MegasamError) -> dict:
+    return {"kind": "failed", **error.to_map()}
 
 
 def print_to(log: str) -> None:
@@ -204,12 +221,23 @@ def main() -> None:
     threading.Thread(target=listen, name="server-pipe", daemon=True).start()
     channel.send("ready")
     load_ahead(sys.argv[1])
-    solve(channel, sys.argv[1], jobs.get())
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    # The server ends this process when it has read the report.
-    threading.Event().wait()
+    between = BetweenJobs()
+    shelf = None
+    # The server ends this process when it wants no more of it.
+    while True:
+        start = jobs.get()
+        if start.get("stays") and shelf is None:
+            shelf = NetworkShelf()
+        report, is_well = solve(channel, sys.argv[1], start, shelf)
+        goes_on = bool(is_well and start.get("stays") and shelf)
+        channel.send(**report, goes_on=goes_on)
+        if goes_on:
+            why_not = between.clean_up(Path(start["work_dir"]).parent, shelf)
+            channel.send("rested", why_not=why_not)
+        else:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
 
 
 def end_with_children() -> None:

@@ -24,7 +24,7 @@ OWN_GROUP: dict[str, Any] = (
 
 
 class WorkerProcess:
-    """One child process that solves at most one job.
+    """One child process that solves jobs, one after the other.
 
     Args:
         job_function: ``module:function`` that solves.
@@ -64,7 +64,8 @@ class WorkerProcess:
         return self._process.pid
 
     def start_job(self, fields: dict) -> None:
-        """Hand over the job: the map of a :class:`megasam_server.service.executor.Task`."""
+        """Hand over a job: the map of a :class:`megasam_server.service.executor.Task`, and ``stays``
+        when the process is wanted for more than this job."""
         assert self._process.stdin is not None
         # A worker that just died is reported by on_exit.
         with contextlib.suppress(OSError):

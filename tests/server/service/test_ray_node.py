@@ -18,6 +18,7 @@ def task(tmp_path, make_plate) -> Task:
         (tmp_path / name).mkdir()
     return Task(
         job="a" * 32,
+        owner="",
         plate=make_plate("solve")[0].parent,
         masks=None,
         settings=SolveSettings().to_map(),
