@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from megasam_server.models.device_memory import free_on
 from megasam_server.video_depth.optimise import ConsistencyOptions
 
 OVERLAP = 16
@@ -52,18 +53,10 @@ def cvd_bytes(frames: int, pairs: int, height: int, width: int, kernels: bool = 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a window may take: most of what is free on CUDA, :data:`HOST_BUDGET` on a CPU.
-
-    Free is also what this process's allocator holds and does not use, up to the fraction of the
-    device that the process is limited to.
-    """
+    """Memory that a window may take: most of what is free on CUDA, :data:`HOST_BUDGET` on a CPU."""
     if device.type != "cuda":
         return HOST_BUDGET
-    free, total = torch.cuda.mem_get_info(device)
-    used = torch.cuda.memory_allocated(device)
-    free += torch.cuda.memory_reserved(device) - used
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - used
-    return int(_USABLE * min(free, allowed))
+    return int(_USABLE * free_on(device))
 
 
 def windows_that_fit(
@@ -79,7 +72,9 @@ def windows_that_fit(
     windows, number = [(0, count)], 1
     while True:
         needed = max(
-            cvd_bytes(last - first, int(pairs_within(pairs, first, last).sum()), height, width, kernels)
+            cvd_bytes(
+                last - first, int(pairs_within(pairs, first, last).sum()), height, width, kernels
+            )
             for first, last in windows
         )
         if needed <= budget or OVERLAP * (number + 2) > count:

@@ -32,7 +32,9 @@ from megasam_server.video_depth.consistency_losses import (
 from megasam_server.video_depth.consistency_objective import LossWeights
 from megasam_server.video_depth.image_filters import gaussian_weights
 
-_BLOCK = 512  # pixels of one program
+# Pixels of one program: one for each thread of its four warps, so that atomic additions of neighbouring
+# threads go to neighbouring pixels.
+_BLOCK = 128
 
 
 class FusedObjective:

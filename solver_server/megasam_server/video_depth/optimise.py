@@ -106,7 +106,11 @@ def make_consistent(
     uncertainty = uncertainty.clone()  # [N,h,w]
 
     def descend(
-        model: FrameLines | FreePixels, weights: LossWeights, rate: float, iterations: int, before: int
+        model: FrameLines | FreePixels,
+        weights: LossWeights,
+        rate: float,
+        iterations: int,
+        before: int,
     ) -> Tensor:
         bounded = [] if options.reference_quirks else [(uncertainty, *UNCERTAINTIES)]
         if isinstance(model, FreePixels) and not options.reference_quirks:
