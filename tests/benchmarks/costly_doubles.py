@@ -53,13 +53,15 @@ def numbers_of(rgb: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Truth:
     """Of N frames, on the device: poses [N,7] cam_from_world, disparity [N,h,w] in 1/metres, moving
-    [N,h,w] and intrinsics [4] of the tracker's cells; horizontal field of view in degrees."""
+    [N,h,w] and intrinsics [4] of the tracker's cells; horizontal field of view in degrees; perhaps
+    all coordinates [N,N,h,w,2]."""
 
     poses: Tensor
     disparity: Tensor
     moving: Tensor
     intrinsics: Tensor
     fov: float
+    table: Tensor | None = None
 
     @classmethod
     def of(cls, cells: RenderedClip, device: torch.device) -> Truth:
@@ -76,8 +78,17 @@ class Truth:
             float(np.degrees(2 * np.arctan(lens.width / (2 * lens.fx[0])))),
         )
 
+    def with_table(self) -> Truth:
+        """The same with all pairs computed, which costs memory and no time later."""
+        count = len(self.poses)
+        frames = torch.arange(count, device=self.poses.device)
+        rows = [self.coordinates(frame.expand(count), frames) for frame in frames]
+        return replace(self, table=torch.stack(rows))
+
     def coordinates(self, i: Tensor, j: Tensor) -> Tensor:
         """Where the cells of frames i are in frames j, [E,h,w,2]."""
+        if self.table is not None:
+            return self.table[i, j]
         return projective_transform(self.poses, self.disparity, self.intrinsics, i, j)[0]
 
 
@@ -162,6 +173,9 @@ class FlowDouble:
         features = self._network.encode(images)
         return replace(features, fmap=_numbered(features.fmap, numbers_of(images)))
 
+    def finish(self) -> None:
+        self._network.finish()
+
     def flow_both_ways(self, a, b, iterations, init_ab, init_ba) -> tuple[Flow, Flow]:
         said = self._network.flow_both_ways(a, b, iterations, init_ab, init_ba)
         i, j = (features.fmap[:, 0, 0, 0].long() for features in (a, b))
@@ -227,6 +241,12 @@ class CostlyNetworks:
 
     def identity(self, stage: str) -> str | None:
         return f"costly double of {stage}"
+
+    def make_room(self, stage: str) -> None:
+        pass
+
+    def empty_device(self) -> bool:
+        return False
 
     @contextmanager
     def borrow(self, stage: str) -> Iterator[object]:

@@ -123,11 +123,20 @@ class Clip:
 
 
 def solve(
-    clip: Clip, settings: SolveSettings, device: torch.device, squeeze: dict[str, int], folder: Path
+    clip: Clip,
+    settings: SolveSettings,
+    device: torch.device,
+    squeeze: dict[str, int],
+    folder: Path,
+    roomy: bool = True,
 ) -> dict:
     """One solve, figures by stage; ``failed`` says why there are none."""
     size = FrameSize.of_whole_plate(clip.width, clip.height, settings.tracking_resolution).cropped
     truth = Truth.of(clip.cells(size), device)
+    if roomy:
+        # Or the truth would take time that networks do not.
+        truth = truth.with_table()
+    held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     networks = CostlyNetworks(truth, device, squeeze)
     networks.depth_encoder = "vits" if settings.quality_preset == "fast" else "vitl"
     named = {
@@ -171,7 +180,7 @@ def solve(
             "seconds": round(seconds, 3),
             "loading_s": round(networks.loading.get(stage, 0.0), 3),
             "ms_a_frame": round(1000 * (seconds - networks.loading.get(stage, 0.0)) / len(clip), 2),
-            "peak_mib": round(meter.peak_vram_mib.get(stage, 0.0)),
+            "peak_mib": round(meter.peak_vram_mib.get(stage, 0.0) - held / 2**20),
             "predicted_mib": round(predicted[stage].wanted / 2**20) if stage in predicted else None,
             "host_mib": round(meter.peak_mib[stage] - resident / 2**20),
         }
@@ -245,7 +254,9 @@ def main() -> None:
                 title = f"{preset}" + (f", {options.memory:g} GiB" if options.memory else "")
                 title += "".join(f", {s} squeezed" for s in options.squeeze)
                 title += f", solve {turn + 1} of the process" if options.repeat > 1 else ""
-                figures = solve(clip, settings, device, squeeze, Path(folder))
+                figures = solve(
+                    clip, settings, device, squeeze, Path(folder), roomy=options.memory is None
+                )
                 show(title, figures)
                 found.append({"title": title, **figures})
     if options.out:

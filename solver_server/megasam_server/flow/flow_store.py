@@ -43,11 +43,11 @@ class FlowStore:
         return store
 
     def append(self, flow: np.ndarray, trust: np.ndarray) -> None:
-        """Write the next pair: ``flow`` [2,h,w] pixels, ``trust`` 0-1 [h,w]."""
+        """Write the next pairs: ``flow`` [...,2,h,w] pixels, ``trust`` 0-1 [...,h,w]."""
         with self.flow_path.open("ab") as file:
-            file.write(np.ascontiguousarray(flow, dtype=np.float16).tobytes())
+            file.write(np.ascontiguousarray(flow, dtype=np.float16).data)
         with self.trust_path.open("ab") as file:
-            file.write((trust * 255).astype(np.uint8).tobytes())
+            file.write((trust * np.uint8(255)).astype(np.uint8, copy=False).data)
 
     def flow(self, pair: int) -> np.ndarray:
         """Flow of one pair, float32 [2,h,w], in memory."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megasam_server.flow.consistency import consistent, resize_flow
 from megasam_server.flow.flow_store import FlowStore
+from megasam_server.media.lagging_copies import LaggingCopies
 
 STEPS = (1, 2, 4, 8, 15)
 """Frames between the two of a pair (MegaSaM)."""
@@ -27,6 +28,8 @@ class FlowNetwork(Protocol):
     def encode(self, images: Tensor): ...
 
     def flow_both_ways(self, a, b, iterations, init_ab, init_ba): ...
+
+    def finish(self) -> None: ...
 
 
 def step_pairs(count: int, block: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
@@ -75,6 +78,7 @@ def compute_network_flow(
     ahead: dict[int, Tensor] = {}  # [2,h,w] flow of the last step from each frame
     back: dict[int, Tensor] = {}
     done = 0
+    writer = LaggingCopies(lambda flow, trust: store.append(flow.numpy(), trust.numpy()))
     for step, pairs in batches:
         sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
         new = sorted({*sources, *targets} - encoded.keys())
@@ -99,12 +103,14 @@ def compute_network_flow(
         ahead.update(zip(sources, forward.low, strict=True))
         back.update(zip(targets, backward.low, strict=True))
         there, home = (resize_flow(flow.full, height, width) for flow in (forward, backward))
-        results = (there, _trusted(there, home), home, _trusted(home, there))
-        for one in zip(*(result.cpu().numpy() for result in results), strict=True):
-            store.append(*one[:2])
-            store.append(*one[2:])
+        # Pair after pair, there and home.
+        flow = torch.stack([there, home], 1).flatten(0, 1).half()  # [2B,2,h,w]
+        trust = torch.stack([_trusted(there, home), _trusted(home, there)], 1).flatten(0, 1)
+        writer.put(flow, trust)
         done += len(pairs)
         report(done, len(edges))
+    writer.finish()
+    network.finish()
     return store
 
 

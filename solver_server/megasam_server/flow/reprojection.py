@@ -16,6 +16,7 @@ from megasam_server.flow.flow_store import FlowStore
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.geometry.two_view import TwoView, pixel_grid
+from megasam_server.media.in_order import map_in_order
 
 EXPLAINED = 3e-3
 """Largest reprojection error of a pixel that fits the cameras, share of the plate's width."""
@@ -71,8 +72,13 @@ def reprojection(track: DenseTrack, flows: FlowStore, plate_width: int) -> Repro
     covered = np.zeros((count, _BLOCKS, _BLOCKS), bool)
     rows = (np.arange(height) * _BLOCKS // height)[:, None] + np.zeros((1, width), int)
     columns = (np.arange(width) * _BLOCKS // width)[None] + np.zeros((height, 1), int)
-    for pair, (i, _) in enumerate(flows.pairs):
-        error, trust, _ = pair_error(track, flows, pair, plate_width)
+
+    def of_pair(pair: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return pair_error(track, flows, pair, plate_width)
+
+    sources = flows.pairs[:, 0].tolist()
+    errors = map_in_order(of_pair, range(len(sources)))
+    for i, (error, trust, _) in zip(sources, errors, strict=True):
         fits = trust & (error < EXPLAINED * plate_width)
         good = fits & (track.static[i] > STATIC)
         squared[i] += np.sum(error[good] ** 2)

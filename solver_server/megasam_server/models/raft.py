@@ -24,6 +24,7 @@ from torchvision.models.optical_flow import raft_large
 from megasam_server.geometry.projective import pixel_grid
 from megasam_server.models.convex_upsampling import upsample_convex
 from megasam_server.models.correlation import CorrelationVolume
+from megasam_server.models.cuda_graph import Replayed
 from megasam_server.models.pointwise import bias_relu, blend_hidden, join, reset_hidden
 
 SMALLEST_SIDE = 128
@@ -173,6 +174,16 @@ class RaftFlow(nn.Module):
         self.network = raft_large(weights=None).to(memory_format=torch.channels_last)
         # The running statistics of the official weights count, never those of a batch.
         self.eval().requires_grad_(False)
+        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+
+    def _apply(self, fn, recurse: bool = True):
+        """``to`` and its kin: weights move, and what was recorded would look for them in vain."""
+        self.finish()
+        return super()._apply(fn, recurse)
+
+    def finish(self) -> None:
+        """All flows are computed: hand back what was kept for more of the same shapes."""
+        self._recorded.clear()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> RaftFeatures:
@@ -206,13 +217,23 @@ class RaftFlow(nn.Module):
         Args:
             flow_init: [B,2,h,w] where to start, in 1/8 pixels; zero without it.
         """
-        volume = CorrelationVolume(source.fmap, target.fmap, radius=RADIUS)
+        if flow_init is None:
+            flow_init = torch.zeros_like(source.fmap[:, :2], dtype=torch.float32)
+        if not source.fmap.is_cuda:
+            return self._iterated(source, target.fmap, flow_init, iterations)
+        kind = (*source.fmap.shape, iterations)
+        if kind not in self._recorded:
+            self._recorded[kind] = _Recorded(self, source, target.fmap, flow_init, iterations)
+        return self._recorded[kind](source, target.fmap, flow_init)
+
+    def _iterated(
+        self, source: RaftFeatures, target_fmap: Tensor, flow_init: Tensor, iterations: int
+    ) -> Flow:
+        volume = CorrelationVolume(source.fmap, target_fmap, radius=RADIUS)
         update = _Update(self.network.update_block, source.context)
         hidden = source.hidden  # [B,128,h,w]
         grid = pixel_grid(*hidden.shape[-2:], torch.float32, hidden.device)  # [h,w,2]
-        flow = torch.zeros(len(hidden), *grid.shape, device=grid.device)  # [B,h,w,2]
-        if flow_init is not None:
-            flow = flow + flow_init.permute(0, 2, 3, 1)
+        flow = flow_init.permute(0, 2, 3, 1)  # [B,h,w,2]
         for _ in range(iterations):
             correlation = volume.lookup(grid + flow)  # [B,324,h,w]
             hidden, delta = update(hidden, correlation.to(hidden.dtype), flow)
@@ -245,6 +266,45 @@ class RaftFlow(nn.Module):
         both = self.flow(RaftFeatures.cat([a, b]), RaftFeatures.cat([b, a]), iterations, flow_init)
         count = len(a.fmap)
         return Flow(both.low[:count], both.full[:count]), Flow(both.low[count:], both.full[count:])
+
+
+class _Recorded:
+    """:meth:`RaftFlow.flow` for pairs of one shape, on CUDA: its many small kernels as one graph.
+
+    Takes what the first pairs are as room for all that follow.
+    """
+
+    def __init__(
+        self,
+        raft: RaftFlow,
+        source: RaftFeatures,
+        target_fmap: Tensor,
+        flow_init: Tensor,
+        iterations: int,
+    ) -> None:
+        self._room = [x.clone() for x in _tensors(source, target_fmap, flow_init)]
+        self._found: Flow | None = None
+
+        def work() -> None:
+            fmap, hidden, context, target, start = self._room
+            found = raft._iterated(RaftFeatures(fmap, hidden, context), target, start, iterations)
+            if self._found is None:
+                self._found = found
+            else:
+                for old, new in zip(self._found, found, strict=True):
+                    old.copy_(new)
+
+        self._work = Replayed(work, target_fmap.device)
+
+    def __call__(self, source: RaftFeatures, target_fmap: Tensor, flow_init: Tensor) -> Flow:
+        for room, given in zip(self._room, _tensors(source, target_fmap, flow_init), strict=True):
+            room.copy_(given)
+        self._work()
+        return Flow(*(x.clone() for x in self._found))
+
+
+def _tensors(source: RaftFeatures, target_fmap: Tensor, flow_init: Tensor) -> tuple[Tensor, ...]:
+    return source.fmap, source.hidden, source.context, target_fmap, flow_init
 
 
 def _check_size(height: int, width: int) -> None:

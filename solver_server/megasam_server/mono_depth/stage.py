@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from megasam_server.media.frame_store import FrameStore
+from megasam_server.media.in_order import map_in_order
+from megasam_server.media.lagging_copies import LaggingCopies
 
 
 class MonoDepthNetwork(Protocol):
@@ -39,15 +41,23 @@ def estimate_disparity(
         report: told how many frames are done.
     """
     width, height = size
+
+    def read(start: int) -> Tensor:
+        return torch.from_numpy(frames.read(start, start + chunk_size))  # [B,H,W,3]
+
     with path.open("wb") as file:
-        for start in range(0, frames.num_frames, chunk_size):
-            rgb = torch.from_numpy(frames.read(start, start + chunk_size)).to(device)  # [B,H,W,3]
+        writer = LaggingCopies(lambda stored: file.write(stored.numpy().data))
+        done = 0
+        for read_rgb in map_in_order(read, range(0, frames.num_frames, chunk_size), 1, 2):
+            rgb = read_rgb.to(device, non_blocking=True)
             disparity = network.disparity(rgb.permute(0, 3, 1, 2))  # [B,H,W]
             stored = F.interpolate(
                 disparity[:, None].float(), (height, width), mode="bilinear", antialias=True
             )  # [B,1,height,width]
-            file.write(stored.cpu().numpy().tobytes())
-            report(start + len(rgb))
+            writer.put(stored)
+            done += len(rgb)
+            report(done)
+        writer.finish()
 
 
 def open_disparity(path: Path, count: int, size: tuple[int, int]) -> np.ndarray:

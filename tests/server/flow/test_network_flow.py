@@ -35,6 +35,9 @@ class Script:
         value = numbers.float()[:, None, None, None]
         return RaftFeatures(value, value, value)
 
+    def finish(self) -> None:
+        pass
+
     def flow_both_ways(self, a, b, iterations, init_ab, init_ba):
         return tuple(self._flows(*ends) for ends in ((a, b, init_ab), (b, a, init_ba)))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import torch
 
 from megasam_server.geometry.camera import Intrinsics
-from megasam_server.media.frame_store import FrameStore
+from megasam_server.media.frame_store import FrameStore, write_frame_store
+from megasam_server.media.in_order import map_in_order
 from megasam_server.metric_depth.alignment import ClipAlignment
 from megasam_server.tracking.dense_slam.depth_prior import prior_from_disparity
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE
@@ -35,20 +38,29 @@ class ClipFrames:
     ) -> None:
         self._frames, self._left_out, self.size = frames, left_out, size
         self._disparities, self._alignment = disparities, alignment
+        # Of the grid, so a clip's are small: frames are asked for several times.
+        self._cell_priors: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return self._frames.num_frames
 
     def __getitem__(self, index: int) -> TrackingFrame:
         image = torch.from_numpy(self.rgb(index)[..., ::-1].transpose(2, 0, 1).copy())
-        prior = self.prior(index)
-        if prior is not None:
-            prior = prior_from_disparity(prior)
-        return TrackingFrame(image, prior, self.keep(index))
+        return TrackingFrame(image, self._cell_prior(index), self.keep(index))
 
     def rgb(self, index: int) -> np.ndarray:
         """Frame ``index``, uint8 [height,width,3]."""
-        return cv2.resize(self._frames.frame(index), self.size, interpolation=cv2.INTER_AREA)
+        frame = self._frames.frame(index)
+        if frame.shape[1::-1] == tuple(self.size):
+            return frame
+        return cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
+
+    def reduced_to(self, path: Path) -> ClipFrames:
+        """The same clip with its pictures reduced once, in a file."""
+        width, height = self.size
+        store = FrameStore(path, len(self), width, height, 3)
+        write_frame_store(store, map_in_order(self.rgb, range(len(self))))
+        return ClipFrames(store, self._left_out, self.size, self._disparities, self._alignment)
 
     def prior(self, index: int) -> torch.Tensor | None:
         """Aligned mono disparity float32 [height,width] in the tracker's unit, 0 = unknown."""
@@ -56,6 +68,15 @@ class ClipFrames:
             return None
         depth = self._alignment.tracker_depth(np.array(self._disparities[index]))
         return torch.from_numpy(np.where(depth > 0, 1 / np.maximum(depth, 1e-30), 0.0)).float()
+
+    def _cell_prior(self, index: int) -> torch.Tensor | None:
+        """:meth:`prior` on the grid, [height/8,width/8]."""
+        if index not in self._cell_priors:
+            prior = self.prior(index)
+            if prior is None:
+                return None
+            self._cell_priors[index] = prior_from_disparity(prior)
+        return self._cell_priors[index]
 
     def keep(self, index: int) -> torch.Tensor | None:
         """How much of each cell [height/8,width/8] the artist's mask leaves, 0..1; None: no masks."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megasam_server.geometry.dense_bundle import BundleOptions
 from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.models.cuda_graph import Replayed
 from megasam_server.models.droid_net import EdgeSources
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import (
@@ -132,7 +133,7 @@ class FactorGraph:
         end: int | None = None,
         use_resting: bool = False,
         motion_only: bool = False,
-    ) -> None:
+    ) -> Callable[[int], None]:
         """Update operator on all active edges, then bundle adjustment, ``iterations`` times.
 
         Args:
@@ -140,6 +141,9 @@ class FactorGraph:
             end: one behind the last; by default the last frame that has an edge.
             use_resting: resting edges not far behind ``first_free`` count in the bundle.
             motion_only: adjust the poses only.
+
+        Returns:
+            Does more iterations of the same, as long as graph and store keep their edges and frames.
         """
         options, store = self.options, self.store
         if first_free is None:
@@ -165,15 +169,17 @@ class FactorGraph:
         topology = EdgeTopology.build(all_edges, first_free, end, pixels, store.device)
         self._extend_eta()
         look_up = self._correlation()
-        for _ in range(iterations):
+
+        def iterate() -> None:
             coords = store.reproject(ii, jj)
             motion = motion_features(coords, self.target, store.grid, options.max_motion)
             step = self._network.update(
                 self.net, self.inp, look_up(coords), motion, sources, with_upmask=False
             )
-            self.net = step.net.to(self.net.dtype)
-            self.target = coords + step.delta.float()
-            self.weight = step.motion_weight.float() * keep
+            # In place: what is replayed finds its tensors where they were.
+            self.net.copy_(step.net)
+            self.target.copy_(coords + step.delta.float())
+            self.weight.copy_(step.motion_weight.float() * keep)
             self._eta[sources.frames] = step.eta.float()
             store.bundle_adjust(
                 torch.cat([resting_target, self.target]),
@@ -182,7 +188,16 @@ class FactorGraph:
                 topology,
                 bundle,
             )
-        self.ages += iterations
+
+        replayed = Replayed(iterate, store.device)
+
+        def more(iterations: int) -> None:
+            for _ in range(iterations):
+                replayed()
+            self.ages += iterations
+
+        more(iterations)
+        return more
 
     def _correlation(self) -> Callable[[Tensor], Tensor]:
         """The windows [E, 196, h, w] of the active edges around coordinates [E, h, w, 2]."""

@@ -70,10 +70,10 @@ class Frontend:
         )
         prior = store.priors[-1]
         store.disps[-1] = torch.where(prior > 0, prior, store.disps[-1])
-        graph.update(options.iterations, use_resting=True)
+        more = graph.update(options.iterations, use_resting=True)
         pair = store.on_device(np.array([[count - 3, count - 2]]))
         distance = store.distance(*pair, options.proximity.beta)
         if float(distance) < options.keyframe_threshold:
             graph.remove_keyframe(count - 2)
         else:
-            graph.update(options.extra_iterations, use_resting=True)
+            more(options.extra_iterations)

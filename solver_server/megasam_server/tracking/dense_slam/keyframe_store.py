@@ -55,7 +55,7 @@ class KeyframeStore:
         """``height`` and ``width`` of the 1/8 grid; ``intrinsics`` [4] of that grid."""
         self.options = options
         self.device = device
-        self.intrinsics = intrinsics.to(device, torch.float32)
+        self.intrinsics = intrinsics.to(device, torch.float32, copy=True)
         self.grid = pixel_grid(height, width, torch.float32, device)
         self.frame_numbers: list[int] = []
         self.times: list[int] = []
@@ -254,7 +254,7 @@ class KeyframeStore:
         )
         self.poses.copy_(state.poses)
         self.disps.copy_(state.disps)
-        self.intrinsics = state.intrinsics
+        self.intrinsics.copy_(state.intrinsics)
 
     def _grow(self, capacity: int) -> None:
         for name in _OF_FRAMES:

@@ -1,0 +1,19 @@
+"""How much memory of a GPU this process can still take."""
+
+from __future__ import annotations
+
+import torch
+
+
+def free_on(device: torch.device) -> int:
+    """Bytes that are free, or held by this process's allocator and not used, up to the share of the
+    device that the process is limited to.
+
+    Args:
+        device: CUDA.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    free += torch.cuda.memory_reserved(device) - used
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - used
+    return int(min(free, allowed))
