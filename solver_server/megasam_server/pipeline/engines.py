@@ -35,6 +35,7 @@ class EngineChoice:
         notices: the same with what to do.
         licences: (title, licence) of every checkpoint that the solve uses.
         selection: the checkpoints of the engine ``megasam``; None for the others.
+        reduced_to: the lower preset that was taken for want of GPU memory, ``Fast mode``.
     """
 
     engine: Literal["megasam", "classical", "identity"]
@@ -43,6 +44,7 @@ class EngineChoice:
     notices: list[Notice] = field(default_factory=list)
     licences: list[tuple[str, str]] = field(default_factory=list)
     selection: Selection | None = None
+    reduced_to: str = ""
 
 
 @dataclass(frozen=True)

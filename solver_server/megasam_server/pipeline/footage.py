@@ -10,7 +10,7 @@ from megasam_server.media.decode import decode, solver_size
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.masks import decode_masks
 from megasam_server.media.open_plate import open_plate
-from megasam_server.media.plate import PlateInfo
+from megasam_server.media.plate import Plate, PlateInfo
 from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.progress import Progress
 from megasam_server.pipeline.stage_cache import KEPT, StageCache, identity_of, key_of
@@ -38,12 +38,17 @@ def frame_store_long_side(settings: SolveSettings) -> int:
     return round(settings.tracking_resolution * 8 / 3)
 
 
-def read_footage(job: SolveJob, cache: StageCache, progress: Progress) -> Footage:
-    """Decode the plate and the masks of a job."""
+def plate_of(job: SolveJob) -> Plate:
+    """The plate of a job; none of its frames is decoded yet."""
     settings = job.settings
-    plate = open_plate(
+    return open_plate(
         job.plate, settings.first_frame, settings.last_frame, max_frames=settings.max_frames
     )
+
+
+def read_footage(plate: Plate, job: SolveJob, cache: StageCache, progress: Progress) -> Footage:
+    """Decode the plate and the masks of a job."""
+    settings = job.settings
     long_side = frame_store_long_side(settings)
     numbers = plate.info.frame_numbers
     key = key_of("plate", files=identity_of(job.plate), frames=numbers, long_side=long_side)

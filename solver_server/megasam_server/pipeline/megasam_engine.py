@@ -31,6 +31,7 @@ from megasam_server.pipeline.engines import EngineChoice
 from megasam_server.pipeline.fallback import USUAL_FOCAL_PER_WIDTH
 from megasam_server.pipeline.footage import Footage
 from megasam_server.pipeline.job import SolveJob
+from megasam_server.pipeline.memory_plan import LEAST_CVD_RESOLUTION
 from megasam_server.pipeline.networks import Networks
 from megasam_server.pipeline.out_of_memory import (
     Reductions,
@@ -46,6 +47,7 @@ from megasam_server.pipeline.stage_meter import StageMeter
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames, tracker_intrinsics
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
 from megasam_server.tracking.dense_slam.options import TrackerOptions
+from megasam_server.tracking.dense_slam.read_ahead import ReadAhead
 from megasam_server.tracking.dense_slam.result_file import read_result, write_result
 from megasam_server.tracking.dense_slam.tracker import Tracker, TrackingResult
 from megasam_server.video_depth.clip_depth import (
@@ -57,7 +59,6 @@ from megasam_server.video_depth.clip_depth import (
 
 NO_CHECKPOINT = "no checkpoint"
 PRESET_SKIPS = "the settings skip it"
-LEAST_CVD_RESOLUTION = 0.25
 
 _NO_GPU = Notice(
     "no_gpu",
@@ -81,7 +82,8 @@ def solve_megasam(
         MegasamError: ``out_of_gpu_memory``, ``frame_too_narrow``, ``tracking_diverged``, or what
             loading a checkpoint raises.
     """
-    return _Solve(job, footage, networks, cache, meter, progress).shot(choice)
+    reductions = Reductions(mode=choice.reduced_to, empty_device=networks.empty_device)
+    return _Solve(job, footage, networks, cache, meter, progress, reductions).shot(choice)
 
 
 @dataclass
@@ -92,7 +94,7 @@ class _Solve:
     cache: StageCache
     meter: StageMeter
     progress: Progress
-    reductions: Reductions = field(default_factory=Reductions)
+    reductions: Reductions
     notices: list[Notice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class _Solve:
             self.footage.frames, self.footage.user_masks, self.size, disparities, scale.alignment
         )
         with self.meter.stage("tracking"):
+            frames = frames.reduced_to(self.job.work_dir / "tracker_frames.rgb")
             result = self._track(frames, scale)
         with self.meter.stage("flow"):
             masks = write_motion_masks(
@@ -231,7 +234,7 @@ class _Solve:
         def work(chunk: int) -> TrackingResult:
             with self.networks.borrow("tracking") as network:
                 return Tracker(
-                    frames,
+                    ReadAhead(frames),
                     tracker_intrinsics(lens, self.size),
                     network,
                     options.with_global_chunk(chunk),
@@ -303,6 +306,7 @@ class _Solve:
         )
 
         def work(share: float) -> bool:
+            self.networks.make_room("video_depth")
             write_consistent_depth(
                 clip,
                 flows,
@@ -357,7 +361,7 @@ class _Solve:
         told = [*quality.warnings, *scale.notices, *self.notices, *self.reductions.notices]
         prior = "" if scale.alignment else ", without a depth prior"
         reduced = f"{self.reductions.status}: solved with the megasam engine"
-        begins = reduced if self.reductions.steps else choice.status
+        begins = reduced if self.reductions.status else choice.status
         focal = "known" if self._focal_is_given else "estimated"
         return SolvedShot(
             plate=self.footage.plate,

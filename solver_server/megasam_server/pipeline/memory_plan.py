@@ -25,6 +25,7 @@ from megasam_server.models.network_size import (
 from megasam_server.tracking.dense_slam.factor_graph import volume_bytes
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
 from megasam_server.tracking.dense_slam.options import TrackerOptions
+from megasam_server.video_depth.consistency_memory import OVERLAP, cvd_bytes
 
 MIB = 2**20
 
@@ -35,6 +36,12 @@ OVERHEAD = 300 * MIB
 """Of every stage: workspaces of the libraries, and what lies between the tensors."""
 
 _FEATURE_CHANNELS = 128
+
+LEAST_CVD_RESOLUTION = 0.25
+"""Where the ladder of consistent depth ends, share of the tracker's resolution."""
+
+_CVD_FRAMES = 3 * OVERLAP
+"""Of a window of consistent depth: longer ones are taken where there is room."""
 
 # Of the update operator for an edge and cell, its input, output and correlation windows included.
 _PER_EDGE_CELL = 3800
@@ -118,6 +125,12 @@ def predicted_needs(
     needs["flow"] = StageNeed(
         _flow(cells, settings.flow_chunk_size), _flow(cells, 1), optional=False
     )
+    if settings.run_cvd:
+        needs["video_depth"] = StageNeed(
+            _video_depth(size, count, settings.cvd_resolution),
+            _video_depth(size, count, LEAST_CVD_RESOLUTION),
+            optional=True,
+        )
     return needs
 
 
@@ -162,3 +175,9 @@ def _flow(cells: int, chunk: int) -> int:
     volumes = 2 * chunk * cells * cells * HALF * 4 // 3
     features = (STEPS[-1] + 2 * chunk) * 4 * _FEATURE_CHANNELS * cells * HALF
     return OVERHEAD + volumes + features + 2 * chunk * cells * _PER_FLOW_CELL
+
+
+def _video_depth(size: tuple[int, int], count: int, share: float) -> int:
+    frames = min(count, _CVD_FRAMES)
+    width, height = (round(side * share) for side in size)
+    return OVERHEAD + cvd_bytes(frames, len(STEPS) * frames, height, width)

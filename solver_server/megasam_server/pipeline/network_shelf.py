@@ -6,7 +6,6 @@ what leaves the shelf keeps no memory, even where somebody still has a name for 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -58,11 +57,10 @@ class MachineMemory:
     """The :class:`Memory` of this machine."""
 
     def free_on(self, device: torch.device) -> int:
-        cuda = sys.modules["torch"].cuda
-        free, total = cuda.mem_get_info(device)
-        allocated = cuda.memory_allocated(device)
-        allowed = cuda.get_per_process_memory_fraction(device.index) * total
-        return int(min(free + cuda.memory_reserved(device) - allocated, allowed - allocated))
+        # Only now: workers without networks have a shelf, too.
+        from megasam_server.models.device_memory import free_on
+
+        return free_on(device)
 
     def free_on_host(self) -> int:
         return psutil.virtual_memory().available

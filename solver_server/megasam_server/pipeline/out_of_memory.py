@@ -13,6 +13,8 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 from megasam_shared.stages import STAGE_BY_KEY
 
+from megasam_server.models.cuda_graph import release_graph_memory
+
 Result = TypeVar("Result")
 
 OUT_OF_MEMORY = "out_of_gpu_memory"
@@ -27,21 +29,23 @@ class Reductions:
 
     Attributes:
         steps: (stage, what was done), e.g. ("flow", "chunk 8 to 2").
+        mode: what was given up before the solve began, e.g. ``Fast mode``.
         empty_device: frees GPU memory that is kept for later, before anything is given up; False
             when there was none.
     """
 
     steps: dict[str, str] = field(default_factory=dict)
+    mode: str = ""
     empty_device: Callable[[], bool] = lambda: False
 
     @property
     def status(self) -> str:
         """The start of the status text; empty when all went as set."""
-        if not self.steps:
-            return ""
-        return "⚠ Reduced " + ", ".join(
+        given_up = [f"to {self.mode}"] if self.mode else []
+        given_up += [
             f"{STAGE_BY_KEY[stage].title.lower()} ({what})" for stage, what in self.steps.items()
-        )
+        ]
+        return f"⚠ Reduced {', '.join(given_up)}" if given_up else ""
 
     @property
     def notices(self) -> list[Notice]:
@@ -129,6 +133,7 @@ def release_memory() -> None:
     """Hand unused GPU memory back: of networks that are done with, or of an attempt that failed."""
     gc.collect()
     if torch.cuda.is_available():
+        release_graph_memory()
         torch.cuda.empty_cache()
 
 

@@ -8,14 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.settings import SolveSettings
 
 from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.write_results import write_results
 from megasam_server.media.frame_store import NO_SPACE
+from megasam_server.media.plate import PlateInfo
 from megasam_server.pipeline.classical_engine import solve_classical
 from megasam_server.pipeline.engines import EngineChoice, choose_engine
 from megasam_server.pipeline.fallback import identity_shot
-from megasam_server.pipeline.footage import Footage, read_footage
+from megasam_server.pipeline.footage import Footage, plate_of, read_footage
 from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.progress import Progress
 from megasam_server.pipeline.solved_shot import SolvedShot
@@ -37,13 +39,16 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
         MegasamError: for everything that a person can mend: the plate, the masks, the settings,
             a full disk. The result folder is then not there.
     """
-    settings = job.settings
-    choice = choose_engine(settings)
+    choice = choose_engine(job.settings)
     meter = StageMeter()
     cache = StageCache(job.cache_dir)
     with _full_disk_explained(job):
         with meter.stage("plate"):
-            footage = read_footage(job, cache, progress)
+            plate = plate_of(job)
+            if choice.engine == "megasam":
+                settings, choice = _fitted(job, choice, plate.info)
+                job = replace(job, settings=settings)
+            footage = read_footage(plate, job, cache, progress)
         shot = _solve(job, footage, choice, cache, meter, progress)
         warnings = [*choice.notices, *footage.plate.warnings, *shot.quality.warnings]
         shot = replace(
@@ -56,7 +61,7 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
         )
         with meter.stage("conversion"):
             folder = ResultFolder(job.results_dir)
-            extrinsics = write_results(folder, shot, footage.frames, settings, progress)
+            extrinsics = write_results(folder, shot, footage.frames, job.settings, progress)
     quality = shot.quality.to_map()
     return {
         "extrinsics": extrinsics,
@@ -70,6 +75,23 @@ def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
             "peak_vram_mib": meter.peak_vram_mib,
         },
     }
+
+
+def _fitted(
+    job: SolveJob, choice: EngineChoice, plate: PlateInfo
+) -> tuple[SolveSettings, EngineChoice]:
+    """What the GPU has room for; without one, what was asked for."""
+    import torch  # not at the top, as below
+
+    from megasam_server.models.device_memory import free_on
+    from megasam_server.pipeline.preset_fit import fitted_to_gpu
+
+    if choice.selection is None or not torch.cuda.is_available():
+        return job.settings, choice
+    free = free_on(torch.device("cuda", torch.cuda.current_device()))
+    if job.shelf is not None:
+        free += job.shelf.device_bytes  # it makes room for who needs it
+    return fitted_to_gpu(job.settings, choice, plate, free)
 
 
 def _solve(
@@ -86,8 +108,12 @@ def _solve(
         # Here, because these import torch, which the other engines do without.
         from megasam_server.pipeline.megasam_engine import solve_megasam
         from megasam_server.pipeline.networks import CheckpointNetworks
+        from megasam_server.pipeline.preset_fit import needs_of
 
         networks = CheckpointNetworks(choice.selection, job.settings.commercial_only, job.shelf)
+        if networks.device.type == "cuda":
+            needs = needs_of(job.settings, choice.selection, footage.plate)
+            networks.room_needed = lambda stage: needs[stage].wanted if stage in needs else 0
         return solve_megasam(job, footage, choice, networks, cache, meter, progress)
     for stage in ("mono_depth", "metric_depth", "tracking", "flow", "video_depth"):
         progress.skip(stage, NOT_SOLVED)

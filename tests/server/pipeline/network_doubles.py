@@ -146,6 +146,9 @@ class FlowDouble:
         features = numbers.float()[:, None, None, None]
         return RaftFeatures(features, features, features)
 
+    def finish(self) -> None:
+        pass
+
     def flow_both_ways(self, a, b, iterations, init_ab, init_ba) -> tuple[Flow, Flow]:
         i, j = (features.fmap[:, 0, 0, 0].long() for features in (a, b))
         for init in (init_ab, init_ba):
@@ -228,6 +231,12 @@ class DoubleNetworks:
 
     def identity(self, stage: str) -> str | None:
         return f"double of {stage}" if stage in self.doubles else None
+
+    def make_room(self, stage: str) -> None:
+        pass
+
+    def empty_device(self) -> bool:
+        return False
 
     @contextmanager
     def borrow(self, stage: str) -> Iterator[object]:

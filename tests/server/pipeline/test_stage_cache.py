@@ -68,7 +68,7 @@ def track(tmp_path, room_clip, monkeypatch):
         job = SolveJob(room_clip.movie, None, settings, work, tmp_path, tmp_path / "cache")
         cache = StageCache(job.cache_dir)
         computed.clear()
-        plate = footage.read_footage(job, cache, Silence())
+        plate = footage.read_footage(footage.plate_of(job), job, cache, Silence())
         solution = classical_engine.track(job, plate, cache, Silence())
         read = set().union(*(each.read for each in noticed))
         return list(computed), read, solution, work
