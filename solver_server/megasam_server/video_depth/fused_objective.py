@@ -32,9 +32,9 @@ from megasam_server.video_depth.consistency_losses import (
 from megasam_server.video_depth.consistency_objective import LossWeights
 from megasam_server.video_depth.image_filters import gaussian_weights
 
-# Pixels of one program: one for each thread of its four warps, so that atomic additions of neighbouring
-# threads go to neighbouring pixels.
-_BLOCK = 128
+BLOCK = 128
+"""Pixels of one program: one for each thread of its four warps, so that atomic additions of
+neighbouring threads go to neighbouring pixels."""
 
 
 class FusedObjective:
@@ -43,6 +43,7 @@ class FusedObjective:
     Args:
         prior, flatness, intrinsics, pairs, weights: as for ``Objective``, float32, on one device;
             the flow and the mask of the pairs contiguous.
+        block: pixels of one program, a power of two.
     """
 
     capturable = True
@@ -54,9 +55,10 @@ class FusedObjective:
         intrinsics: Tensor,
         pairs: FlowPairs,
         weights: LossWeights,
+        block: int = BLOCK,
     ) -> None:
         count, height, width = prior.shape
-        self._weights = weights
+        self._weights, self._block = weights, block
         self._prior, self._flatness = prior.contiguous(), flatness.contiguous()
         self._intrinsics = intrinsics.contiguous()
         self._normals = prior.new_empty(count, 3, height, width)
@@ -71,9 +73,9 @@ class FusedObjective:
         self._projection = pairs.projection.contiguous()
         self._flow, self._mask = pairs.flow.contiguous(), pairs.mask.contiguous().view(torch.uint8)
 
-        self._blocks = triton.cdiv(height * width, _BLOCK)
+        self._blocks = triton.cdiv(height * width, block)
         self._edges = [
-            (step, triton.cdiv((height // step - 2) * (width // step - 2), _BLOCK))
+            (step, triton.cdiv((height // step - 2) * (width // step - 2), block))
             for step in SCALES
             if min(height, width) >= 3 * step
         ]
@@ -124,7 +126,7 @@ class FusedObjective:
             MOST_COMPARED=MOST_COMPARED,
             LEAST_DEPTH=LEAST_DEPTH,
             UNCERTAINTY_COST=UNCERTAINTY_COST,
-            BLOCK=_BLOCK,
+            BLOCK=self._block,
         )
         pair_sums = self._pair_sums.sum(0)  # [2]
         blur_kernel[everywhere](
@@ -135,7 +137,7 @@ class FusedObjective:
             height,
             width,
             *blur,
-            BLOCK=_BLOCK,
+            BLOCK=self._block,
         )
         differences = self._differences.sum(1)  # [N,2]
         normal_kernel[everywhere](
@@ -148,10 +150,10 @@ class FusedObjective:
             height,
             width,
             weights.normal / (count * pixels),
-            BLOCK=_BLOCK,
+            BLOCK=self._block,
         )
         point_kernel[everywhere](
-            self._by_gradients, self._intrinsics, self._blurred, height, width, BLOCK=_BLOCK
+            self._by_gradients, self._intrinsics, self._blurred, height, width, BLOCK=self._block
         )
         finish_kernel[everywhere](
             disparity,
@@ -165,7 +167,7 @@ class FusedObjective:
             width,
             *blur,
             weights.scale_invariant / (count * pixels),
-            BLOCK=_BLOCK,
+            BLOCK=self._block,
         )
         for (step, blocks), sums in zip(self._edges, self._sum_parts[1:], strict=True):
             edge_kernel[(blocks, count)](
@@ -177,7 +179,7 @@ class FusedObjective:
                 width,
                 step,
                 weights.gradient / (count * (height // step - 2) * (width // step - 2)),
-                BLOCK=_BLOCK,
+                BLOCK=self._block,
             )
 
         mean, square = (differences / pixels).unbind(1)  # [N] each

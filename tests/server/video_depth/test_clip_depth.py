@@ -125,24 +125,30 @@ def test_the_prior_is_put_on_the_tracker_s_scale_frame_by_frame(tmp_path):
     assert 2 < near < far < 6
 
 
-@pytest.mark.parametrize("memory", [None, 0])
-def test_flicker_is_taken_out_also_in_windows(tmp_path, memory):
+def test_flicker_is_taken_out_also_in_windows(tmp_path):
     clip, flows = tracked(noise=0.1), exact_flow(tmp_path)
     before = DepthFile(tmp_path / "before", COUNT, (WIDTH, HEIGHT), 1.0)
     write_prior_depth(clip, before, lambda done: None)
-    after = DepthFile(tmp_path / "after", COUNT, (WIDTH, HEIGHT), 1.0)
-    shares = []
-    write_consistent_depth(
-        clip,
-        flows,
-        (WIDTH, HEIGHT),
-        60,
-        torch.device("cpu"),
-        after,
-        lambda done, total: shares.append(done / total),
-        memory=memory,
-    )
-    assert shares == sorted(shares) and shares[-1] == 1
+
+    def consistent(name: str, memory: int | None) -> DepthFile:
+        file = DepthFile(tmp_path / name, COUNT, (WIDTH, HEIGHT), 1.0)
+        calls = []
+        write_consistent_depth(
+            clip,
+            flows,
+            (WIDTH, HEIGHT),
+            60,
+            torch.device("cpu"),
+            file,
+            lambda done, total: calls.append((done / total, total)),
+            memory=memory,
+        )
+        shares = [share for share, _ in calls]
+        assert shares == sorted(shares) and shares[-1] == 1
+        assert calls[-1][1] == (1 if memory is None else 2), "windows"
+        return file
+
+    whole, parts = consistent("whole", None), consistent("parts", 0)
 
     def flicker(file: DepthFile) -> float:
         inside = file.map[:, 6:-6, 8:-8]
@@ -151,5 +157,7 @@ def test_flicker_is_taken_out_also_in_windows(tmp_path, memory):
     def error(file: DepthFile) -> float:
         return float(np.median(np.abs(file.map * wall() - 1)))
 
-    assert flicker(after) < 0.35 * flicker(before)
-    assert error(after) < 0.6 * error(before)
+    for after in (whole, parts):
+        assert flicker(after) < 0.35 * flicker(before)
+        assert error(after) < 0.6 * error(before)
+    assert np.median(np.abs(parts.map / whole.map - 1)) < 0.2 * error(before)
