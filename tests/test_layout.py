@@ -34,7 +34,8 @@ ALLOWED = {
     "models": {"geometry", "models"},
     # Stages are given their networks; only the pipeline and the command line look for the files.
     "checkpoints": {"models", "checkpoints"},
-    "training": {"geometry", "models", "raycast", "training"},
+    # Validation runs the tracker; the curves are drawn as the reports are.
+    "training": {"geometry", "models", "training", "tracking", "export", "raycast"},
     **{stage: {"geometry", "models"} | STAGES for stage in STAGES},
     "pipeline": {"geometry", "models", "checkpoints", "pipeline"} | STAGES,
     "service": {"geometry", "pipeline", "media", "checkpoints", "service"},

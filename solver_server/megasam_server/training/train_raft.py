@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -20,46 +19,42 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.optical_flow import raft_large
 
-from megasam_server.training.checkpoint_files import (
-    FINISHED,
-    append_row,
-    load_run,
-    save_run,
-    save_tensors,
-)
+from megasam_server.training.checkpoint_files import FINISHED, append_row, load_run, save_run
 from megasam_server.training.flow_pairs import FlowPairs, generate, stream
-from megasam_server.training.texture_bank import TextureBank, paint_pictures
+from megasam_server.training.pieces import (
+    HELD_OUT_SEED,
+    Clock,
+    Diary,
+    follow,
+    held_out_bank,
+    piece_options,
+    training_bank,
+    training_device,
+)
+from megasam_server.training.texture_bank import TextureBank
 
 ITERATIONS = 12
 DISCOUNT = 0.85
-AVERAGING = 0.999
-WARM_UP_STEPS = 300
-HELD_OUT_SEED = 1_000_000_000
-TEXTURES = 384
 
 
 def main() -> None:
     options = _options()
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device(options.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
+    device = training_device(options.device)
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(options.seed)
     started = time.monotonic()
     workers = max(1, (os.cpu_count() or 1) // ranks)
-    bank = TextureBank(paint_pictures(options.textures, options.seed, workers), device)
-    # Held-out pairs show pictures that training never saw.
-    unseen = paint_pictures(options.textures // 4, HELD_OUT_SEED, workers)
-    held_out = TextureBank(unseen, device) if rank == 0 else None
+    bank = training_bank(options, device, workers)
+    held_out = held_out_bank(options, device, workers) if rank == 0 else None
     print(f"textures painted in {time.monotonic() - started:.0f} s", flush=True)
     model = raft_large().to(device)
     model.corr_block.build_pyramid = _in_float32(model.corr_block.build_pyramid)
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=1e-5)
     average = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    step = load_run(options.resume, model, average, optimiser) if options.resume else 0
+    step = 0
+    if options.resume:
+        step = load_run(options.resume, FINISHED, model, average, optimiser)
     first_step = step
     if options.compile:
         model.update_block.compile()
@@ -74,20 +69,17 @@ def main() -> None:
     seed = options.seed + 10_000_000 * (rank + 1) + step
     pairs = stream(bank, seed, options.batch, *size, clips=options.clips, reuse=options.reuse)
     model.train()
-    began = time.monotonic()
-    noted, window = began, 0
+    clock = Clock(options)
+    diary = Diary(options, clock)
     while True:
-        done = (time.monotonic() - began) / (60 * options.minutes)
-        over = done >= 1
+        over = clock.done >= 1
         if ranks > 1:  # all stop at the same step, by the first one's clock
             told = torch.tensor(over, device=device)
             dist.broadcast(told, 0)
             over = told.item()
         if over:
             break
-        rate = options.lr + (options.lr_end - options.lr) * min(done, 1.0)
-        if not options.resume:
-            rate *= min(1.0, (step + 1) / WARM_UP_STEPS)
+        rate = clock.rate(step)
         for group in optimiser.param_groups:
             group["lr"] = rate
         lot = next(pairs)
@@ -101,30 +93,16 @@ def main() -> None:
         scaler.step(optimiser)
         scaler.update()
         step += 1
-        window += 1
-        _follow(average, model, min(AVERAGING, (step + 1) / (step + 10)))
-        if rank == 0 and time.monotonic() - noted > options.log_seconds:
-            now = time.monotonic()
-            row = {
-                "step": step,
-                "minutes": round((now - began) / 60, 3),
-                "lr": f"{rate:.2e}",
-                "loss": round(loss.item(), 4),
-                "error_px": round(error.item(), 3),
-                "steps_per_second": round(window / (now - noted), 2),
-            }
-            options.out.mkdir(parents=True, exist_ok=True)
-            append_row(options.out / "training.csv", row)
-            print(row, flush=True)
-            noted, window = now, 0
+        follow(average, model, step)
+        if rank == 0:
+            diary.step(step, rate, {"loss": loss, "error_px": error})
     if rank == 0:
-        save_run(options.out, model, average, optimiser, step)
+        save_run(options.out, FINISHED, model, average, optimiser, step)
         model.load_state_dict(average)
-        row = {"step": step, "minutes": round((time.monotonic() - began) / 60, 2)}
+        row = {"step": step, "minutes": round(clock.minutes, 2)}
         row |= validate(model, held_out, options)
         append_row(options.out / "validation.csv", row)
         print(row, f"{(step - first_step) * options.batch * ranks} pairs", flush=True)
-        save_tensors(options.out, FINISHED, model.state_dict(), torch.float16)
     if ranks > 1:
         dist.destroy_process_group()
 
@@ -180,33 +158,8 @@ def _in_float32(build):
     return build_pyramid
 
 
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], model: torch.nn.Module, keep: float) -> None:
-    """Exponential moving average of everything in the state, integers copied."""
-    state = model.state_dict()
-    floats = [key for key in average if average[key].is_floating_point()]
-    torch._foreach_lerp_([average[k] for k in floats], [state[k] for k in floats], 1 - keep)
-    for key in average.keys() - set(floats):
-        average[key].copy_(state[key])
-
-
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--batch", type=int, default=8, help="pairs per GPU")
-    parser.add_argument("--height", type=int, default=384)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--lr", type=float, default=4e-4)
-    parser.add_argument("--lr-end", type=float, default=1e-5)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--textures", type=int, default=TEXTURES)
-    parser.add_argument("--clips", type=int, default=8, help="scenes filmed at once")
-    parser.add_argument("--reuse", type=float, default=4.0, help="uses of each generated pair")
-    parser.add_argument("--held-out", type=int, default=9, help="lots of 24 validation pairs")
-    parser.add_argument("--log-seconds", type=float, default=20.0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = piece_options(__doc__.splitlines()[0], batch=8, size=(384, 512), rate=4e-4)
     parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 

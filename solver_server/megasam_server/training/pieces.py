@@ -1,0 +1,125 @@
+"""What every training run has: a piece bounded in time, its learning rate, its log, its average.
+
+A run is trained in pieces, each of them a process that goes on from the files of the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megasam_server.training.checkpoint_files import append_row
+from megasam_server.training.texture_bank import SIZE, TextureBank, paint_pictures
+
+AVERAGING = 0.999
+WARM_UP_STEPS = 300
+HELD_OUT_SEED = 1_000_000_000
+TEXTURES = 384
+
+
+def piece_options(
+    description: str, batch: int, size: tuple[int, int], rate: float
+) -> argparse.ArgumentParser:
+    """The options that all runs share; defaults of batch, (height, width) and learning rate."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--minutes", type=float, required=True, help="of training alone")
+    parser.add_argument("--batch", type=int, default=batch, help="a step's, per GPU")
+    parser.add_argument("--height", type=int, default=size[0])
+    parser.add_argument("--width", type=int, default=size[1])
+    parser.add_argument("--lr", type=float, default=rate)
+    parser.add_argument("--lr-end", type=float, default=1e-5)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP_STEPS, help="steps, of a new run")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--textures", type=int, default=TEXTURES)
+    parser.add_argument("--texture-size", type=int, default=SIZE, help="a power of two")
+    parser.add_argument("--clips", type=int, default=8, help="scenes filmed at once")
+    parser.add_argument("--reuse", type=float, default=4.0, help="uses of what is generated")
+    parser.add_argument("--held-out", type=int, default=9, help="lots to validate with")
+    parser.add_argument("--log-seconds", type=float, default=20.0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def training_device(name: str) -> torch.device:
+    """The device of this process (torchrun's rank), made ready."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    return device
+
+
+def training_bank(options: argparse.Namespace, device: torch.device, workers: int) -> TextureBank:
+    """The textures of the training scenes."""
+    pictures = paint_pictures(options.textures, options.seed, workers, options.texture_size)
+    return TextureBank(pictures, device)
+
+
+def held_out_bank(options: argparse.Namespace, device: torch.device, workers: int) -> TextureBank:
+    """Textures that training never sees."""
+    count = max(1, options.textures // 4)
+    return TextureBank(paint_pictures(count, HELD_OUT_SEED, workers, options.texture_size), device)
+
+
+class Clock:
+    """How much of a piece is over, and the learning rate that belongs to it: it falls linearly over
+    the minutes from ``lr`` to ``lr_end``, after a warm-up where a run begins."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._began = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self._began) / 60
+
+    @property
+    def done(self) -> float:
+        """0 at the start, 1 or more when the time is over."""
+        return self.minutes / self._options.minutes
+
+    def rate(self, step: int) -> float:
+        options = self._options
+        rate = options.lr + (options.lr_end - options.lr) * min(self.done, 1.0)
+        return rate if options.resume else rate * min(1.0, (step + 1) / options.warm_up)
+
+
+class Diary:
+    """``training.csv`` and standard output: a row every ``log_seconds``."""
+
+    def __init__(self, options: argparse.Namespace, clock: Clock) -> None:
+        self._options, self._clock = options, clock
+        self._noted, self._steps = time.monotonic(), 0
+
+    def step(self, step: int, rate: float, figures: dict[str, Tensor]) -> None:
+        """Count a step; ``figures`` are scalars, read only when a row is due."""
+        self._steps += 1
+        now = time.monotonic()
+        if now - self._noted <= self._options.log_seconds:
+            return
+        row = {"step": step, "minutes": round(self._clock.minutes, 3), "lr": f"{rate:.2e}"}
+        row |= {name: round(float(value), 4) for name, value in figures.items()}
+        row["steps_per_second"] = round(self._steps / (now - self._noted), 2)
+        append_row(self._options.out / "training.csv", row)
+        print(row, flush=True)
+        self._noted, self._steps = now, 0
+
+
+@torch.no_grad()
+def follow(average: dict[str, Tensor], model: torch.nn.Module, step: int) -> None:
+    """Exponential moving average of everything in the state, integers copied. A young run averages
+    over fewer steps."""
+    keep = min(AVERAGING, (step + 1) / (step + 10))
+    state = model.state_dict()
+    floats = [key for key in average if average[key].is_floating_point()]
+    torch._foreach_lerp_([average[k] for k in floats], [state[k] for k in floats], 1 - keep)
+    for key in average.keys() - set(floats):
+        average[key].copy_(state[key])
