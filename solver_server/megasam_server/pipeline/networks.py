@@ -44,7 +44,7 @@ class Networks(Protocol):
         was nothing."""
 
 
-# UniDepth's focal length passes through an exponential, which half precision spoils.
+# UniDepth's decoder, that is: its encoder is halved.
 _FULL_PRECISION = {"metric_depth"}
 
 _STAGE_KEYS = [stage.key for stage in STAGES]
@@ -98,12 +98,15 @@ class CheckpointNetworks:
         self.make_room(stage)
         with explained(stage):
             key, network = self._take(stage)
+            if stage in _FULL_PRECISION and self.device.type == "cuda":
+                network.halve_encoder()
         try:
             yield network
         finally:
             release_memory()  # or what the stage is done with would count as taken
             self._shelf.put_back(key, network, needed, following)
-            release_memory()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def make_room(self, stage: str) -> None:
         if self.room_needed is not None:

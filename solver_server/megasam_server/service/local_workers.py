@@ -128,6 +128,7 @@ class LocalWorkers:
             return slot.device.title
         warm = " (warm)" if slot.is_warm else ""
         slot.job, slot.owner, slot.warm_until = task.job, task.owner, None
+        slot.goes_on = False
         slot.given += 1
         stays = self._warm.seconds > 0 and slot.given < self._warm.jobs
         slot.worker.start_job({**task.to_map(), "stays": stays})
@@ -187,7 +188,7 @@ class LocalWorkers:
 
     def _start_worker(self, slot: _Slot) -> None:
         slot.restart_at = None
-        slot.ready = slot.goes_on = False
+        slot.ready = False
         slot.given = 0
         slot.warm_until = None
         try:

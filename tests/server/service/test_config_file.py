@@ -9,7 +9,7 @@ import pytest
 from megasam_server.media.picture_limits import PictureLimits
 from megasam_server.service.config_file import SETTINGS, documented_default, read_config
 from megasam_server.service.config_options import log_options, server_options
-from megasam_server.service.options import CurveOptions, RayOptions, ServerOptions
+from megasam_server.service.options import CurveOptions, RayOptions, ServerOptions, WarmOptions
 from megasam_server.service.server_log import LogOptions
 from megasam_shared.errors import MegasamError
 
@@ -50,6 +50,7 @@ def test_defaults_are_those_of_the_options(config):
         "queue_limit_per_client",
         "max_priority",
         "gpus",
+        "warm",
     ):
         assert getattr(options, name) == getattr(plain, name), name
     assert options.ray is None and options.metrics is None and not options.any_checkpoints
@@ -68,6 +69,8 @@ def test_everything_arrives_in_the_units_of_the_options(config, tmp_path):
         executor = "ray"
         job_timeout_minutes = 1.5
         drain_minutes = 0
+        keep_warm_minutes = 0.5
+        warm_jobs = 3
         [queue]
         limit = 7
         limit_per_client = 3
@@ -113,6 +116,7 @@ def test_everything_arrives_in_the_units_of_the_options(config, tmp_path):
     assert options.state == tmp_path / "state"
     assert options.gpus == ["0", "1"]
     assert (options.job_timeout, options.drain_timeout) == (90, 0)
+    assert options.warm == WarmOptions(seconds=30, jobs=3)
     assert (options.queue_limit, options.queue_limit_per_client) == (7, 3)
     assert options.max_priority == 70
     keys = Path("/keys")

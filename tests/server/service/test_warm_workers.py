@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import queue
 import resource
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
+from megasam_server.service.devices import Device
+from megasam_server.service.executor import Task
+from megasam_server.service.local_workers import LocalWorkers
 from megasam_server.service.options import WarmOptions
 from megasam_server.service.private import PrivateServer
+from megasam_server.service.worker_environment import worker_environment
 from megasam_shared.client import SolverClient
 from megasam_shared.protocol import Result
 from megasam_shared.settings import SolveSettings
 
-from tests.server.service.conftest import is_alive, wait_until_gone
+from tests.server.service.conftest import REPOSITORY, is_alive, wait_until_gone
 from tests.server.service.curve_server import CurveStudio
 from tests.server.service.serving import Serving, wait_for
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WARM_JOB = "tests.server.service.warm_job:run_job"
 
 
@@ -88,6 +96,33 @@ def test_the_next_job_finds_the_networks_and_nothing_else_of_the_last(shots, tmp
     wait_for(lambda: not (tmp_path / "state" / "jobs" / second.job / "work").exists())
 
 
+@needs_torch
+@pytest.mark.slow
+def test_the_real_engine_leaves_nothing_behind(room_clip, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    from random_checkpoints import random_checkpoint_folder
+
+    facts = random_checkpoint_folder(tmp_path / "checkpoints", ("megasam", "raft_things"))
+    (tmp_path / "checkpoints" / "published.json").write_text(json.dumps(facts))
+    solver = "tests.server.service.random_solve:run_job"
+    with (
+        Serving(tmp_path / "state", "--gpus", "cpu", job_function=solver) as server,
+        SolverClient(server.address) as client,
+    ):
+        client.connect(10)
+        plate = client.upload([room_clip.movie])
+        pids = []
+        for frames in (4, 5):
+            settings = SolveSettings(engine="megasam", tracking_resolution=160, last_frame=frames)
+            result = client.wait(client.submit(plate, settings).job, timeout=500)
+            assert result.state == "done", result.error
+            pids.append(result.result["pid"])
+            wait_for(lambda: client.server_status().workers == "the CPU (warm)", what=server.said)
+        assert pids[0] == pids[1]
+
+
 def test_only_a_process_that_is_none_the_worse_goes_on(shots, tmp_path):
     pid = shots.pid()
     assert shots.run("fail").error.code == "plate_black"
@@ -128,6 +163,85 @@ def test_a_warm_worker_gives_the_device_back(tmp_path):
         wait_until_gone(pids[:1], timeout=2)
         wait_until_gone(pids[2:], timeout=6)
         wait_for(lambda: client.server_status().workers == "the CPU")
+
+
+class Heard:
+    """Keeps what an executor tells, and does what it wants done in its thread."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue = queue.SimpleQueue()
+        self.told: list[tuple] = []
+        self.executor: LocalWorkers
+
+    def on_room(self) -> None:
+        self.told.append(("room",))
+
+    def on_report(self, job: str, report: dict) -> None:
+        self.told.append((report["kind"], job))
+        if report["kind"] in ("done", "failed"):
+            self.executor.stop(job)
+
+    def on_gone(self, job: str, how: str) -> None:
+        self.told.append(("gone", job))
+
+    def wait_for(self, *event: str) -> None:
+        while event not in self.told:
+            self.calls.get(timeout=15)()
+
+
+@pytest.fixture
+def heard(tmp_path):
+    """On an executor whose clock stands still until a test moves it."""
+    heard, environment = Heard(), worker_environment() | {"PYTHONPATH": str(REPOSITORY)}
+    heard.executor = LocalWorkers(
+        WARM_JOB, [Device("cpu")], WarmOptions(), environment, tmp_path, heard.calls.put, lambda: 0
+    )
+    heard.executor.open(heard)
+    heard.wait_for("room")
+    yield heard
+    heard.executor.close()
+
+
+def task(folder: Path, action: str) -> Task:
+    place = folder / action
+    for inside in ("work", "results"):
+        (place / inside).mkdir(parents=True)
+    (place / "plate.mov").write_text(f"{action} {folder} light")
+    return Task(
+        job=action,
+        owner="",
+        plate=place / "plate.mov",
+        masks=None,
+        settings=SolveSettings().to_map(),
+        work_dir=place / "work",
+        results_dir=place / "results",
+        cache_dir=folder / "cache",
+        log=place / "worker.log",
+    )
+
+
+def test_a_worker_that_does_not_end_to_clean_up_is_ended(heard, tmp_path):
+    heard.executor.start(task(tmp_path, "stick"))
+    heard.wait_for("done", "stick")
+    assert not heard.executor.has_room()
+    heard.executor.tick(19)
+    assert heard.calls.empty() and ("gone", "stick") not in heard.told
+    heard.executor.tick(21)
+    heard.wait_for("gone", "stick")
+    heard.told.clear()
+    heard.wait_for("room")
+    assert heard.executor.has_room() and ("gone", "stick") not in heard.told
+
+
+def test_a_server_that_stops_holds_no_warm_worker(heard, tmp_path):
+    where = heard.executor.start(task(tmp_path, "solve"))
+    heard.wait_for("gone", "solve")
+    assert heard.executor.title == "the CPU (warm)" and heard.executor.has_room()
+    heard.executor.drain()
+    wait_until_gone([int(where.split()[-1])], timeout=2)
+    heard.told.clear()
+    heard.wait_for("room")
+    assert not heard.executor.has_room() and heard.told == [("room",)]
 
 
 def test_another_clients_job_has_a_new_process(tmp_path):
