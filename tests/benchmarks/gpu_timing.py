@@ -39,6 +39,7 @@ class Work:
         bytes_moved: inputs and outputs, each once; None: not limited by memory.
         weight_bytes: of the network.
         cudnn_benchmark: let cuDNN try its algorithms, else trust its heuristics.
+        graph: try to capture the calls; False where they wait for the device or capture themselves.
     """
 
     calls: list[Callable[[], Outputs]]
@@ -47,6 +48,7 @@ class Work:
     bytes_moved: int | None = None
     weight_bytes: int = 0
     cudnn_benchmark: bool = True
+    graph: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def measure(work: Work, device: torch.device, seconds: float) -> Measured:
         work.calls[0]()
     peak = _peak_mib(work, device)
     eager_ms = _median_ms(work.calls, device, seconds)
-    replays = _graphs(work.calls) if device.type == "cuda" else None
+    replays = _graphs(work.calls) if work.graph and device.type == "cuda" else None
     ms = eager_ms if replays is None else _median_ms(replays, device, seconds)
     return Measured(ms, eager_ms, replays is not None, peak, counter.get_total_flops(), error)
 

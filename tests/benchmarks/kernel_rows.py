@@ -154,62 +154,138 @@ def bundle_rows(bench: Bench) -> Iterator[Row]:
     )
 
 
-def consistency_rows(bench: Bench) -> Iterator[Row]:
+CVD_STEPS = (1, 2, 4, 8, 15)
+"""Frames between the two of a pair, as of the flow stage."""
+
+
+def _cvd_window(bench: Bench, frames: int, device: torch.device, seed: int) -> dict:
+    """A window's prior, disparity, uncertainty, intrinsics and pairs ahead: smooth flow with noise,
+    not trusted where it leaves the picture and in a fifth of the rest.
+    """
     from megasam_server.geometry import se3
-    from megasam_server.video_depth.consistency_losses import FlowPairs, flatness_weight
-    from megasam_server.video_depth.consistency_objective import LossWeights, Objective
+    from megasam_server.video_depth.consistency_losses import FlowPairs
 
     height, width = bench.size(192, 256, 32)
-    frames = 4 if bench.quick else 40
-    steps = [step for step in (1, 2, 4, 8, 15) if step < frames]
-    ii = torch.cat([torch.arange(frames - step) for step in steps])
-    jj = torch.cat([torch.arange(step, frames) for step in steps])
-    pairs_count = 2 * len(ii)
+    generator = torch.Generator().manual_seed(seed)
 
-    def prepare(compiled: bool, device: torch.device, dtype: torch.dtype, seed: int):
-        generator = torch.Generator().manual_seed(seed)
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator)
+    source, target = _cvd_pairs(frames)
+    shape = (len(source), height, width)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grid = torch.stack([x, y]).float()  # [2,h,w]
+    shift = 6 * torch.randn(len(source), 2, 1, 1, generator=generator)
+    flow = shift + 0.02 * (grid - grid.mean((1, 2), keepdim=True)) + 0.3 * uniform(2, *shape[1:])
+    at = grid + flow
+    inside = (at >= 0).all(1) & (at[:, 0] <= width - 1) & (at[:, 1] <= height - 1)
+    cameras = se3.matrix(se3.exp(0.01 * torch.randn(frames, 6, generator=generator)))
+    intrinsics = torch.tensor([width, width, width / 2, height / 2]).expand(frames, 4)
+    trusted = inside & (uniform(*shape) > 0.2)
+    prior = 0.5 + uniform(frames, height, width)
+    return {
+        "prior": prior.to(device),
+        "disparity": (prior * (0.9 + 0.2 * uniform(*prior.shape))).to(device),
+        "uncertainty": (0.2 + 0.8 * uniform(*prior.shape)).to(device),
+        "intrinsics": intrinsics.to(device),
+        "pairs": FlowPairs.between(source, target, flow.half(), trusted, cameras, intrinsics).to(
+            device
+        ),
+    }
 
-        cam_from_world = se3.exp(0.01 * torch.randn(frames, 6, generator=generator))
-        source, target = torch.cat([ii, jj]), torch.cat([jj, ii])
-        intrinsics = torch.tensor([width, width, width / 2, height / 2]).expand(frames, 4)
-        pairs = FlowPairs.between(
-            source,
-            target,
-            4 * uniform(pairs_count, 2, height, width) - 2,
-            uniform(pairs_count, height, width) > 0.2,
-            se3.matrix(se3.inverse(cam_from_world)),
-            intrinsics,
+
+def _cvd_pairs(frames: int) -> Tensor:
+    """Source and target [2,P] of the pairs ahead."""
+    ahead = [(i, i + step) for step in CVD_STEPS for i in range(frames - step)]
+    return torch.tensor(ahead).T
+
+
+def consistency_rows(bench: Bench) -> Iterator[Row]:
+    """The loss with its gradient, one iteration, and a window from start to end; by kernels, and the
+    first two also by plain torch.
+    """
+    from megasam_server.models.gpu_kernels import kernels_for
+    from megasam_server.video_depth.consistency_losses import flatness_weight
+    from megasam_server.video_depth.consistency_objective import LossWeights, Objective
+    from megasam_server.video_depth.descent import Descent, FreePixels
+    from megasam_server.video_depth.optimise import ConsistencyOptions, make_consistent
+
+    height, width = bench.size(192, 256, 32)
+    kernels = kernels_for(torch.empty(0, device=bench.device)) is not None
+    options = ConsistencyOptions(2, pixel_iterations=4) if bench.quick else ConsistencyOptions()
+
+    def total_loss(window: dict, plain: bool):
+        given = [window["prior"], flatness_weight(window["prior"])]
+        given += [window["intrinsics"], window["pairs"], LossWeights()]
+        if plain or not window["prior"].is_cuda:
+            return Objective(*given, options.pixels_at_once)
+        from megasam_server.video_depth.fused_objective import FusedObjective
+
+        return FusedObjective(*given)
+
+    def gradient(frames: int, plain: bool, device: torch.device, dtype: torch.dtype, seed: int):
+        window = _cvd_window(bench, frames, device, seed)
+        loss = total_loss(window, plain)
+        return lambda: loss(window["disparity"], window["uncertainty"])
+
+    def iteration(frames: int, plain: bool) -> Work:
+        window = _cvd_window(bench, frames, bench.device, 0)
+        descent = Descent(
+            total_loss(window, plain),
+            FreePixels(window["disparity"]),
+            window["uncertainty"],
+            options.pixel_rate,
+            [(window["uncertainty"], 1e-4, 1e3), (window["disparity"], 1e-3, 1e3)],
+            iterations=10_000,
         )
-        prior = 0.5 + uniform(frames, height, width)
-        objective = Objective(
-            prior.to(device),
-            flatness_weight(prior).to(device),
-            intrinsics.to(device),
-            pairs.to(device),
-            LossWeights(),
-            pixels_at_once=4_000_000,
-            compiled=compiled and device.type == "cuda",
-        )
-        disparity = (prior * (0.9 + 0.2 * uniform(*prior.shape))).to(device)
-        uncertainty = (0.2 + uniform(*prior.shape)).to(device)
-        return lambda: objective(disparity, uncertainty)
+        # Flow and mask; prior, flatness and normals; the variables and their moments, read and written.
+        moved = height * width * (window["pairs"].source.numel() * 5 + frames * 4 * (5 + 2 * 6))
+        return Work([descent.step], None, 0, moved, graph=not plain)
 
-    pair_bytes = pairs_count * height * width * (2 * 4 + 1)
-    frame_bytes = frames * height * width * 4 * (4 + 3 + 2)  # inputs, prior normals, gradients
-    for compiled in (False, True) if bench.compiled else (False,):
+    def whole(frames: int) -> Work:
+        window = _cvd_window(bench, frames, bench.device, 0)
+        given = [window[name] for name in ("prior", "uncertainty", "pairs", "intrinsics")]
+
+        def run() -> Tensor:
+            return make_consistent(*given, options).disparity
+
+        return Work([run], None, 0, graph=False)
+
+    few, many = (4, 6) if bench.quick else (40, 100)
+    for plain in (False, True) if kernels else (True,):
+        by = ", plain torch" * plain
+        pairs = _cvd_pairs(few).shape[1]
+        moved = height * width * (pairs * (2 * 2 + 1) + few * 4 * (4 + 3 + 2))
         yield Row(
-            f"CVD loss and gradient {height}x{width}, {frames} frames" + " compiled" * compiled,
-            pairs_count,
+            f"CVD loss and gradient {height}x{width}, {few} frames{by}",
+            pairs,
             "pairs",
             torch.float32,
             functools.partial(
                 _kernel_work,
                 bench,
-                functools.partial(prepare, compiled),
+                functools.partial(gradient, few, plain),
                 torch.float32,
-                pair_bytes + frame_bytes,
+                moved,
             ),
+        )
+    clip = f"{height}x{width}, {many} frames, {_cvd_pairs(many).shape[1]} pairs"
+    for plain in (False, True) if kernels else (True,):
+        yield Row(
+            f"CVD iteration {clip}" + ", plain torch" * plain,
+            1,
+            "iteration",
+            torch.float32,
+            functools.partial(iteration, many, plain),
+            Goal(most_ms=3),
+        )
+    if kernels or bench.quick:
+        total = f"{options.frame_iterations} + {options.pixel_iterations} iterations"
+        yield Row(
+            f"CVD {total}, {clip}",
+            1,
+            "window",
+            torch.float32,
+            functools.partial(whole, many),
+            Goal(most_ms=1500),
         )

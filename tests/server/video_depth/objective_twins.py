@@ -4,8 +4,8 @@
     python tests/server/video_depth/objective_twins.py cuda
 
 Prints one line per case, the largest differences of the loss and of its two gradients relative to the
-largest value; then for some iterations of Adam, on a GPU replayed from a graph, the largest difference
-of the losses and the mean ones of the variables. Exits with 1 when one is above its tolerance.
+largest value; then for some iterations of Adam, on a GPU replayed from a graph, the mean differences of
+the losses and of the variables relative to the mean value. Exits with 1 when one is above its tolerance.
 """
 
 from __future__ import annotations
