@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.metric_depth.alignment import LEAST_SAMPLES, robust_line
+from megasam_server.models.cuda_graph import release_graph_memory
 from megasam_server.models.gpu_kernels import kernels_for
 from megasam_server.video_depth.consistency_losses import FlowPairs
 from megasam_server.video_depth.consistency_memory import (
@@ -131,6 +132,7 @@ def write_consistent_depth(
         memory: bytes of the device that a window may take; None: what is free now.
     """
     width, height = size
+    release_graph_memory()
     ahead = np.flatnonzero(flows.pairs[:, 0] < flows.pairs[:, 1])
     ahead = ahead[np.argsort(flows.pairs[ahead, 0], kind="stable")]
     windows = windows_that_fit(

@@ -12,11 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megasam_server.video_depth.captured_step import repeat, repeat_captured
+from megasam_server.models.cuda_graph import Replayed
 from megasam_server.video_depth.consistency_losses import LEAST, MOST
 
 UNCERTAINTIES = (1e-4, 1e3)
 """Range of an uncertainty in the losses."""
+
+_BETWEEN_REPORTS = 4  # iterations of a graph
 
 
 class TotalLoss(Protocol):
@@ -129,11 +131,30 @@ class Descent:
             values.clamp_(least, most)
 
     def run(self, report: Callable[[int], None]) -> Tensor:
-        """All iterations; ``report`` is called now and then with the number done.
+        """All iterations.
+
+        Args:
+            report: called before each with the number done; where they replay a graph, before every
+                fourth, and the device may be eight behind. What it raises ends the work.
 
         Returns:
             [iterations], total loss before each.
         """
-        captured = self._uncertainty.is_cuda and self._loss.capturable
-        (repeat_captured if captured else repeat)(self.step, len(self._losses), report)
+        if self._uncertainty.is_cuda and self._loss.capturable:
+            self._replay(report)
+        else:
+            for done in range(len(self._losses)):
+                report(done)
+                self.step()
         return self._losses
+
+    def _replay(self, report: Callable[[int], None]) -> None:
+        step = Replayed(self.step, self._uncertainty.device)
+        reached = torch.cuda.Event()
+        for done in range(len(self._losses)):
+            if done % _BETWEEN_REPORTS == 0:
+                # Where the device was a report ago: it still has work while this thread waits.
+                reached.synchronize()
+                report(done)
+                reached.record()
+            step()
