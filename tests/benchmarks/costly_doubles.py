@@ -265,6 +265,8 @@ class CostlyNetworks:
         try:
             with explained(stage):
                 network.to(self.device, _precision(stage, self.precision))
+                if stage == "metric_depth" and self.device.type == "cuda":
+                    network.halve_encoder()
             self.loading[stage] = time.perf_counter() - started
             yield double(network, self.truth)
         finally:

@@ -88,18 +88,18 @@ def network_work(
     call: Callable[..., Outputs],
     inputs: Callable[[int], tuple],
     twin: str | None,
-    compiled: Callable[[nn.Module], None] | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
     tolerance: float | None = None,
     cudnn_benchmark: bool = True,
 ) -> Work:
     """``call(network, *inputs(seed))`` on a copy of ``master``; inputs are made on the CPU.
 
     ``twin`` names the result of the first inputs, the same for all float types; None: not checked.
-    ``compiled`` compiles the copy.
+    ``prepare`` changes the copy, compiles it for instance.
     """
     network = copy.deepcopy(master).to(bench.device, dtype)
-    if compiled:
-        compiled(network)
+    if prepare:
+        prepare(network)
 
     def moved(value):
         if not isinstance(value, Tensor):
@@ -151,7 +151,7 @@ def depth_anything_rows(bench: Bench) -> Iterator[Row]:
                                 ),
                                 lambda seed: (_normal(seed, batch, 3, height, width),),
                                 twin=encoder if batch == 1 else None,
-                                compiled=_compile_parts if compiled else None,
+                                prepare=_compile_parts if compiled else None,
                             ),
                             encoder,
                             dtype,
@@ -193,6 +193,27 @@ def unidepth_rows(bench: Bench) -> Iterator[Row]:
                     batch,
                 ),
             )
+
+    for batch in bench.batches if bench.device.type == "cuda" else ():
+        yield Row(
+            f"UniDepth V2 vitl {height}x{width}, encoder float16",
+            batch,
+            "frames",
+            torch.float32,
+            functools.partial(
+                lambda batch: network_work(
+                    bench,
+                    torch.float32,
+                    _master(UniDepthV2, "vitl"),
+                    lambda net, images: net(images),
+                    lambda seed: (_normal(seed, batch, 3, height, width),),
+                    twin="unidepth" if batch == 1 else None,
+                    prepare=UniDepthV2.halve_encoder,
+                    tolerance=2 * TOLERANCE[torch.float16],
+                ),
+                batch,
+            ),
+        )
 
 
 def raft_rows(bench: Bench) -> Iterator[Row]:
@@ -293,7 +314,7 @@ def update_rows(bench: Bench) -> Iterator[Row]:
             ),
             functools.partial(inputs, edges),
             twin=f"update {edges}" if edges <= 48 else None,
-            compiled=(lambda net: net.update.compile()) if compiled else None,
+            prepare=(lambda net: net.update.compile()) if compiled else None,
             cudnn_benchmark=cudnn_benchmark,
         )
 

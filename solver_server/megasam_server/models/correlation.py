@@ -114,16 +114,13 @@ class CorrelationVolume:
 
     def __init__(self, fmaps_i: torch.Tensor, fmaps_j: torch.Tensor, radius: int = RADIUS) -> None:
         self.radius = radius
-        edges, _, height, width = fmaps_i.shape
-        source = (_FEATURE_SCALE * fmaps_i).flatten(2).transpose(1, 2)  # [E,h*w,C]
-        self.levels: list[torch.Tensor] = []  # each [E,h,w,h >> l,w >> l]
-        for target in feature_pyramid(fmaps_j):  # [E,C,a,b]
-            volume = torch.bmm(source, target.flatten(2))  # [E,h*w,a*b]
-            self.levels.append(volume.view(edges, height, width, *target.shape[-2:]))
+        self.levels = _volume_levels(_FEATURE_SCALE * fmaps_i, feature_pyramid(fmaps_j))
 
-    def _with(self, levels: list[torch.Tensor]) -> CorrelationVolume:
-        volume = CorrelationVolume.__new__(CorrelationVolume)
-        volume.radius, volume.levels = self.radius, levels
+    @classmethod
+    def of_levels(cls, levels: list[torch.Tensor], radius: int = RADIUS) -> CorrelationVolume:
+        """From the finished volume: per level l [E,h,w,h >> l,w >> l]."""
+        volume = cls.__new__(cls)
+        volume.radius, volume.levels = radius, levels
         return volume
 
     def __len__(self) -> int:
@@ -132,12 +129,12 @@ class CorrelationVolume:
 
     def __getitem__(self, index: torch.Tensor | slice) -> CorrelationVolume:
         """The chosen edges; ``index`` is a slice, or integers or bool [E]."""
-        return self._with([level[index] for level in self.levels])
+        return self.of_levels([level[index] for level in self.levels], self.radius)
 
     def cat(self, other: CorrelationVolume) -> CorrelationVolume:
         """These edges, then the edges of ``other``."""
         pairs = zip(self.levels, other.levels, strict=True)
-        return self._with([torch.cat(pair) for pair in pairs])
+        return self.of_levels([torch.cat(pair) for pair in pairs], self.radius)
 
     def lookup(self, coords: torch.Tensor) -> torch.Tensor:
         """The windows around ``coords``, channels last in memory.
@@ -159,6 +156,16 @@ class CorrelationVolume:
         return torch.cat(windows, dim=-1).permute(0, 3, 1, 2)  # [E,4*W*W,h,w]
 
 
+def _volume_levels(source: torch.Tensor, targets: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Products of features [E,C,h,w], scaled, and of those of the other frames at all levels."""
+    edges, _, height, width = source.shape
+    rows = source.flatten(2).transpose(1, 2)  # [E,h*w,C]
+    return [
+        torch.bmm(rows, target.flatten(2)).view(edges, height, width, *target.shape[-2:])
+        for target in targets
+    ]
+
+
 class OnTheFlyCorrelation:
     """The same values without a kept volume: formed for a few edges, read, and dropped.
 
@@ -171,7 +178,7 @@ class OnTheFlyCorrelation:
     """
 
     def __init__(self, fmaps: torch.Tensor, scratch_bytes: int = CORRELATION_SCRATCH) -> None:
-        self._fmaps = fmaps
+        self._pyramid = feature_pyramid(fmaps)
         pixels = fmaps.shape[-2] * fmaps.shape[-1]
         edge_bytes = pixels * pixels * fmaps.element_size() * 4 // 3  # all levels: 1 + 1/4 + ...
         self._edges_at_once = max(1, scratch_bytes // edge_bytes)
@@ -186,13 +193,12 @@ class OnTheFlyCorrelation:
         Returns:
             [E,196,h,w] in the features' dtype.
 
-        Raises:
-            MegasamError: ``image_too_small``, see :func:`feature_pyramid`.
         """
         edges, height, width = coords.shape[:3]
-        windows = self._fmaps.new_empty(edges, height, width, LOOKUP_CHANNELS).permute(0, 3, 1, 2)
+        features = self._pyramid[0]
+        windows = features.new_empty(edges, height, width, LOOKUP_CHANNELS).permute(0, 3, 1, 2)
         for start in range(0, edges, self._edges_at_once):
             part = slice(start, start + self._edges_at_once)
-            volume = CorrelationVolume(self._fmaps[ii[part]], self._fmaps[jj[part]])
-            windows[part] = volume.lookup(coords[part])
+            levels = _volume_levels(features[ii[part]], [x[jj[part]] for x in self._pyramid])
+            windows[part] = CorrelationVolume.of_levels(levels).lookup(coords[part])
         return windows  # [E,196,h,w]

@@ -90,6 +90,11 @@ class UniDepthV2(nn.Module):
         self.pixel_encoder = UniDepthEncoder(vit)
         self.pixel_decoder = Decoder(vit.width)
 
+    def halve_encoder(self) -> None:
+        """The encoder, most of the arithmetic, in float16; what follows stays as it is: the focal length passes through
+        an exponential, which half precision spoils."""
+        self.pixel_encoder.half()
+
     @torch.no_grad()
     def infer(
         self,
@@ -136,9 +141,9 @@ class UniDepthV2(nn.Module):
             Depth in metres [B,1,H,W], confidence [B,1,H,W] and predicted intrinsics [B,4], float32.
         """
         dtype = self.pixel_decoder.level_embeds.dtype
-        levels = self.pixel_encoder(images.to(dtype), self.blocks)
-        patches = [patches for patches, _ in levels]  # 4 x [B,n,C]
-        classes = [tokens for _, tokens in levels]  # 4 x [B,C]
+        levels = self.pixel_encoder(images.to(self.pixel_encoder.cls_token.dtype), self.blocks)
+        patches = [patches.to(dtype) for patches, _ in levels]  # 4 x [B,n,C]
+        classes = [tokens.to(dtype) for _, tokens in levels]  # 4 x [B,C]
         return self.pixel_decoder(patches, classes, patch_grid(images), intrinsics)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megasam_server.geometry.dense_bundle import BundleOptions
 from megasam_server.geometry.edge_topology import EdgeTopology
+from megasam_server.models.cuda_graph import Replayed
 from megasam_server.models.droid_net import EdgeSources
 from megasam_server.tracking.dense_slam.factor_graph import edges_by_proximity, motion_features
 from megasam_server.tracking.dense_slam.hidden_states import HiddenStates
@@ -75,6 +76,7 @@ def adjust_all(
     rule: GlobalRule,
     on_step: Callable[[int, int], None] | None = None,
     first_free: int = 1,
+    end: int | None = None,
 ) -> GlobalResult:
     """Adjust all frames of the store; the poses of those before slot ``first_free`` stay as they are.
 
@@ -109,15 +111,26 @@ def adjust_all(
         alpha=rule.prior_weight,
         optimise_focal=rule.optimise_focal,
     )
-    topology = EdgeTopology.build(edges, first_free, count, store.disps[0].numel(), store.device)
-    for step in range(rule.steps):
+    topology = EdgeTopology.build(edges, first_free, end or count, store.disps[0].numel(), store.device)
+    # As many frames as this have their features on the device all at once.
+    together = count <= options.max_keyframes
+    everything = (store.fmaps(range(count)), store.inps(range(count))) if together else None
+
+    def seen_by(chunk: _Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Matching features of frames, which of them the edges lead from and to, and their inputs."""
+        if everything is not None:
+            fmaps, inps = everything
+            return fmaps, chunk.ii, chunk.jj, inps[chunk.ii]
+        inp = store.inps(chunk.source_frames)[chunk.sources.index]
+        return store.fmaps(chunk.frames), chunk.local_ii, chunk.local_jj, inp
+
+    def iterate() -> None:
         for number, chunk in enumerate(chunks):
             at = chunk.edges
             coords = store.reproject(chunk.ii, chunk.jj)
             motion = motion_features(coords, target[at], store.grid, options.max_motion)
-            compared = correlations.on_the_fly(store.fmaps(chunk.frames))
-            corr = compared.lookup(coords, chunk.local_ii, chunk.local_jj)
-            inp = store.inps(chunk.source_frames)[chunk.sources.index]
+            fmaps, i, j, inp = seen_by(chunk)
+            corr = correlations.on_the_fly(fmaps).lookup(coords, i, j)
             update = network.update(
                 states[number], inp, corr, motion, chunk.sources, with_upmask=False
             )
@@ -125,12 +138,19 @@ def adjust_all(
             target[at] = coords + update.delta.float()
             weight[at] = update.motion_weight.float() * store.keeps[chunk.ii, ..., None]
             eta[chunk.sources.frames] = update.eta.float()
-            if step == rule.steps - 1:
-                probability = update.static_probability.float()[:, None]
-                static[chunk.sources.frames] = chunk.sources.mean(probability)[:, 0]
+            probability = update.static_probability.float()[:, None]
+            static[chunk.sources.frames] = chunk.sources.mean(probability)[:, 0]
         store.bundle_adjust(target, weight, eta + options.min_eta, topology, bundle)
+
+    recordable = everything is not None and states.stay_on_device
+    step = Replayed(iterate, store.device) if recordable else iterate
+    for done in range(rule.steps):
+        step()
         if on_step is not None:
-            on_step(step + 1, rule.steps)
+            if recordable and store.device.type == "cuda":
+                # Or all steps would be under way, and none done, when they are reported.
+                torch.cuda.current_stream().synchronize()
+            on_step(done + 1, rule.steps)
     return GlobalResult(edges, static * store.keeps)
 
 
