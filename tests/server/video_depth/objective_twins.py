@@ -88,15 +88,16 @@ def problem(frames: int = 3, height: int = 19, width: int = 26, seed: int = 0) -
 
 def cases() -> Iterator[tuple[str, Problem, LossWeights]]:
     usual = problem()
-    yield "all losses", usual, LossWeights()
-    for name in ("ratio", "flow", "scale_invariant", "gradient", "normal"):
+    for name in ("ratio", "flow"):
         yield name, usual, replace(NONE, **{name: 1.0})
+    images = (usual.prior, usual.disparity, usual.uncertainty, usual.intrinsics)
+    alone = Problem(*(image[:1] for image in images), usual.pairs[:0])
+    for name in ("scale_invariant", "gradient", "normal"):
+        yield name, alone, replace(NONE, **{name: 1.0})
     yield "all scales", problem(2, 24, 27), LossWeights()
-    yield "as small as can be", problem(3, 3, 4), LossWeights()
+    yield "as small as can be", problem(2, 3, 4), LossWeights()
     closed = replace(usual.pairs, mask=torch.zeros_like(usual.pairs.mask))
     yield "nothing trusted", replace(usual, pairs=closed), LossWeights()
-    images = (usual.prior, usual.disparity, usual.uncertainty, usual.intrinsics)
-    yield "no pairs", Problem(*(image[:1] for image in images), usual.pairs[:0]), LossWeights()
     # Beyond the ranges: behind the camera, farther than is compared, on the bounds.
     wild = usual.disparity.clone()
     wild[0, :8] = 1.0001e-3
@@ -116,7 +117,7 @@ def differences(device: str) -> Iterator[tuple[str, list[float]]]:
 def descents(device: str) -> Iterator[tuple[str, list[float]]]:
     """(variables, differences of the losses and of the variables), float32, to plain torch."""
     given = problem()
-    iterations = 2 if device == "cpu" else 11
+    iterations = 1 if device == "cpu" else 11
     for model in (FrameLines, FreePixels):
         expected = _descended(Objective, model, given, iterations, 4_000_000)
         found = _descended(FusedObjective, model, given.to(device), iterations, BLOCKS[device])
