@@ -137,6 +137,8 @@ class NetworkShelf:
             next_key: what will be used next.
         """
         self._drop(key)  # one that was made while this one was away
+        # Moved to where it is: networks give up what they keep beside their weights, such as graphs.
+        network.to(key.device, key.dtype)
         on_device = key.device.type != "cpu"
         size = bytes_of(network)
         if not on_device and not self._host_takes(size, more=0):

@@ -54,7 +54,7 @@ class BetweenJobs:
         """
         try:
             self._put_back()
-            _release(shelf)
+            _release()
             return self._left_behind(job_folder) or self._grown(shelf)
         except Exception as error:  # whatever it is, a new process does not have it
             return f"could not be cleaned up: {type(error).__name__}: {error}"
@@ -162,22 +162,24 @@ def _put_back_limits(limits: dict[int, tuple[int, int]]) -> None:
             resource.setrlimit(number, before)
 
 
-def _release(shelf: NetworkShelf) -> None:
+def _release() -> None:
     """Give back all memory but that of the shelf's networks, and end torch's compilers.
 
     Raises:
         RuntimeError: the GPU is in no state to go on.
     """
-    gc.collect()
     torch = sys.modules.get("torch")
     if torch is None:
+        gc.collect()
         return
+    from megasam_server.pipeline.out_of_memory import release_memory
+
     compilers = sys.modules.get("torch._inductor.async_compile")
     if compilers is not None:
         compilers.shutdown_compile_workers()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+    release_memory()
 
 
 def _only_waits(frame: FrameType | None) -> bool:

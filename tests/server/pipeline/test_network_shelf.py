@@ -46,6 +46,7 @@ class PretendedNetwork:
 
     def __init__(self, machine: Machine, size: int) -> None:
         self.size, self.place = size, "cpu"
+        self.recorded: list[str] = []
         self._machine = machine
         machine.networks.append(self)
 
@@ -57,6 +58,7 @@ class PretendedNetwork:
 
     def to(self, device, dtype=None):
         device = torch.device(device)
+        self.recorded.clear()
         if device == GPU and self.place == "cpu" and self._machine.free_on(GPU) < self.size:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if device == CPU and self.place == "cuda" and self._machine.refuses_host:
@@ -99,6 +101,13 @@ def test_a_network_stays_on_the_device_while_the_next_stage_has_room(stock):
     assert mono.place == "cuda" and stock.shelf.device_bytes == 30
     assert stock.take("mono") is mono
     assert stock.loads == ["mono"] and len(stock.shelf) == 0
+
+
+def test_what_waits_on_the_device_holds_its_weights_only(stock):
+    flow = stock.take("flow")
+    flow.recorded.append("a graph and its tensors")
+    stock.shelf.put_back(stock.key("flow"), flow, 0)
+    assert flow.place == "cuda" and not flow.recorded
 
 
 def test_it_waits_in_host_memory_when_the_next_stage_has_not(stock):
