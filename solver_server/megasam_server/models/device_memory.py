@@ -10,10 +10,11 @@ def free_on(device: torch.device) -> int:
     device that the process is limited to.
 
     Args:
-        device: CUDA.
+        device: CUDA; without an index the current one.
     """
-    free, total = torch.cuda.mem_get_info(device)
-    used = torch.cuda.memory_allocated(device)
-    free += torch.cuda.memory_reserved(device) - used
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - used
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    used = torch.cuda.memory_allocated(index)
+    free += torch.cuda.memory_reserved(index) - used
+    allowed = torch.cuda.get_per_process_memory_fraction(index) * total - used
     return int(min(free, allowed))
