@@ -163,7 +163,7 @@ def _put_back_limits(limits: dict[int, tuple[int, int]]) -> None:
 
 
 def _release() -> None:
-    """Give back all memory but that of the shelf's networks, and end torch's compilers.
+    """Give back all memory but that of the shelf's networks.
 
     Raises:
         RuntimeError: the GPU is in no state to go on.
@@ -174,9 +174,6 @@ def _release() -> None:
         return
     from megasam_server.pipeline.out_of_memory import release_memory
 
-    compilers = sys.modules.get("torch._inductor.async_compile")
-    if compilers is not None:
-        compilers.shutdown_compile_workers()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
     release_memory()
