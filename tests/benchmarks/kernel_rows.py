@@ -232,10 +232,10 @@ def consistency_rows(bench: Bench) -> Iterator[Row]:
         window = _cvd_window(bench, frames, bench.device, 0)
         descent = Descent(
             total_loss(window, plain),
-            FreePixels(window["disparity"]),
+            FreePixels(window["disparity"], bounded=True),
             window["uncertainty"],
-            options.pixel_rate,
-            [(window["uncertainty"], 1e-4, 1e3), (window["disparity"], 1e-3, 1e3)],
+            bounded=True,
+            rate=options.pixel_rate,
             iterations=10_000,
         )
         # Flow and mask; prior, flatness and normals; the variables and their moments, read and written.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from megasam_server.models.cuda_graph import Replayed
+from megasam_server.video_depth.adam import Adam, Variable
 from megasam_server.video_depth.consistency_losses import LEAST, MOST
 
 UNCERTAINTIES = (1e-4, 1e3)
@@ -45,7 +46,7 @@ class FrameLines:
         self._prior = prior
         self.log_scale = prior.new_zeros(len(prior), 1, 1)
         self.shift = prior.new_zeros(len(prior), 1, 1)
-        self.variables = [self.log_scale, self.shift]
+        self.variables = [Variable(self.log_scale), Variable(self.shift)]
 
     def apply(self, values: Tensor) -> Tensor:
         """Each frame's line of some values [N,h,w]."""
@@ -55,11 +56,10 @@ class FrameLines:
         """[N,h,w]."""
         return self.apply(self._prior)
 
-    def take_gradient(self, by_disparity: Tensor) -> None:
-        """Set the gradient of the variables from that by the disparity, [N,h,w]."""
-        self.shift.grad = by_disparity.sum((1, 2), keepdim=True)
+    def gradients(self, by_disparity: Tensor) -> list[Tensor]:
+        """Gradients by the variables from that by the disparity, [N,h,w]."""
         by_scale = (by_disparity * self._prior).sum((1, 2), keepdim=True)
-        self.log_scale.grad = by_scale * self.log_scale.exp()
+        return [by_scale * self.log_scale.exp(), by_disparity.sum((1, 2), keepdim=True)]
 
 
 class FreePixels:
@@ -67,19 +67,20 @@ class FreePixels:
 
     Args:
         start: [N,h,w], changed in place.
+        bounded: keep it in range.
     """
 
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, bounded: bool) -> None:
         self._disparity = start
-        self.variables = [start]
+        self.variables = [Variable(start, LEAST, MOST) if bounded else Variable(start)]
 
     def disparity(self) -> Tensor:
         """[N,h,w]."""
         return self._disparity
 
-    def take_gradient(self, by_disparity: Tensor) -> None:
-        """Set the gradient of the variables from that by the disparity, [N,h,w]."""
-        self._disparity.grad = by_disparity
+    def gradients(self, by_disparity: Tensor) -> list[Tensor]:
+        """Gradients by the variables from that by the disparity, [N,h,w]."""
+        return [by_disparity]
 
 
 class Descent:
@@ -89,8 +90,8 @@ class Descent:
         loss: of the disparity and the uncertainty, both brought into range first.
         model: what the disparity is made from; its variables are changed in place.
         uncertainty: [N,h,w], changed in place.
+        bounded: keep the uncertainty in range.
         rate: of learning.
-        bounded: variables that are brought back between the two numbers after each step.
         iterations: how many steps there will be at most.
     """
 
@@ -99,20 +100,16 @@ class Descent:
         loss: TotalLoss,
         model: FrameLines | FreePixels,
         uncertainty: Tensor,
+        bounded: bool,
         rate: float,
-        bounded: list[tuple[Tensor, float, float]],
         iterations: int,
     ) -> None:
         self._loss, self._model, self._uncertainty = loss, model, uncertainty
-        self._bounded = bounded
-        on_gpu = uncertainty.is_cuda
-        self._adam = torch.optim.Adam(
-            [*model.variables, uncertainty], lr=rate, fused=on_gpu or None, capturable=on_gpu
-        )
+        own = Variable(uncertainty, *UNCERTAINTIES) if bounded else Variable(uncertainty)
+        self._adam = Adam([*model.variables, own], rate)
         self._losses = uncertainty.new_empty(iterations)
         self._done = torch.zeros(1, dtype=torch.int64, device=uncertainty.device)
 
-    @torch.no_grad()
     def step(self) -> None:
         """One iteration."""
         free = self._model.disparity()  # [N,h,w]
@@ -121,14 +118,10 @@ class Descent:
         self._losses.index_copy_(0, self._done, total.reshape(1))
         self._done += 1
         # What was brought into range is not felt any more.
-        by_disparity = by_disparity.nan_to_num_(0, 0, 0).mul_(free == disparity)
-        by_uncertainty = by_uncertainty.nan_to_num_(0, 0, 0).mul_(uncertainty == self._uncertainty)
+        by_disparity.nan_to_num_(0, 0, 0).mul_(free == disparity)
+        by_uncertainty.nan_to_num_(0, 0, 0).mul_(uncertainty == self._uncertainty)
         del free, disparity, uncertainty
-        self._model.take_gradient(by_disparity)
-        self._uncertainty.grad = by_uncertainty
-        self._adam.step()
-        for values, least, most in self._bounded:
-            values.clamp_(least, most)
+        self._adam.step([*self._model.gradients(by_disparity), by_uncertainty])
 
     def run(self, report: Callable[[int], None]) -> Tensor:
         """All iterations.

@@ -17,7 +17,6 @@ from megasam_server.models.gpu_kernels import kernels_for
 from megasam_server.video_depth.consistency_losses import LEAST, MOST, FlowPairs, flatness_weight
 from megasam_server.video_depth.consistency_objective import LossWeights, Objective
 from megasam_server.video_depth.descent import (
-    UNCERTAINTIES,
     Descent,
     FrameLines,
     FreePixels,
@@ -104,6 +103,7 @@ def make_consistent(
         edges.copy_(flatness_weight(frame))
     held = prior.clamp(LEAST, MOST)  # [N,h,w]
     uncertainty = uncertainty.clone()  # [N,h,w]
+    bounded = not options.reference_quirks
 
     def descend(
         model: FrameLines | FreePixels,
@@ -112,11 +112,8 @@ def make_consistent(
         iterations: int,
         before: int,
     ) -> Tensor:
-        bounded = [] if options.reference_quirks else [(uncertainty, *UNCERTAINTIES)]
-        if isinstance(model, FreePixels) and not options.reference_quirks:
-            bounded += [(pixels, LEAST, MOST) for pixels in model.variables]
         loss = _total_loss(held, flatness, intrinsics, pairs, weights, options)
-        descent = Descent(loss, model, uncertainty, rate, bounded, iterations)
+        descent = Descent(loss, model, uncertainty, bounded, rate, iterations)
         return descent.run(lambda done: report(before + done, total))
 
     lines = FrameLines(prior)
@@ -126,7 +123,7 @@ def make_consistent(
     disparity = lines.disparity()  # [N,h,w]
     held = lines.apply(held).clamp_(LEAST, MOST)
     pixel_losses = descend(
-        FreePixels(disparity),
+        FreePixels(disparity, bounded),
         options.pixel_weights,
         options.pixel_rate,
         options.pixel_iterations,

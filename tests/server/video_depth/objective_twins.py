@@ -11,13 +11,15 @@ the losses and of the variables relative to the mean value. Exits with 1 when on
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import torch
+from megasam_server.video_depth import adam, adam_kernel
 from megasam_server.video_depth.consistency_losses import FlowPairs, flatness_weight
 from megasam_server.video_depth.consistency_objective import LossWeights, Objective
-from megasam_server.video_depth.descent import UNCERTAINTIES, Descent, FrameLines, FreePixels
+from megasam_server.video_depth.descent import Descent, FrameLines, FreePixels
 from megasam_server.video_depth.fused_objective import BLOCK, FusedObjective
 from torch import Tensor
 
@@ -114,15 +116,31 @@ def differences(device: str) -> Iterator[tuple[str, list[float]]]:
         yield name, [_relative(a, b) for a, b in zip(found, expected, strict=True)]
 
 
+def adam_steps(device: str) -> Iterator[tuple[str, list[float]]]:
+    """(name, largest difference of the values after two steps), by the kernel and by plain torch."""
+    start, *gradients = torch.randn(3, 1500, generator=torch.Generator().manual_seed(0))
+    start.clamp_(-2, 2)
+
+    def stepped(values: Tensor) -> Tensor:
+        optimiser = adam.Adam([adam.Variable(values, -1.5, 2)], 0.1)
+        for gradient in gradients:
+            optimiser.step([gradient.to(values.device)])
+        return values.cpu()
+
+    expected = stepped(start.clone())
+    with mock.patch.object(adam, "kernels_for", lambda values: adam_kernel):
+        yield "Adam", [_relative(stepped(start.to(device, copy=True)), expected)]
+
+
 def descents(device: str) -> Iterator[tuple[str, list[float]]]:
     """(variables, differences of the losses and of the variables), float32, to plain torch."""
     given = problem()
     iterations = 1 if device == "cpu" else 11
-    for model in (FrameLines, FreePixels):
+    for name, model in (("lines", FrameLines), ("pixels", lambda start: FreePixels(start, True))):
         expected = _descended(Objective, model, given, iterations, 4_000_000)
         found = _descended(FusedObjective, model, given.to(device), iterations, BLOCKS[device])
         yield (
-            f"{iterations} iterations, {model.__name__}",
+            f"{iterations} iterations, {name}",
             [
                 ((ours - other).abs().mean() / other.abs().mean()).item()
                 for ours, other in zip(found, expected, strict=True)
@@ -131,15 +149,13 @@ def descents(device: str) -> Iterator[tuple[str, list[float]]]:
 
 
 def _descended(
-    kind: type, model: type, given: Problem, iterations: int, *more: int
+    kind: type, model: Callable, given: Problem, iterations: int, *more: int
 ) -> list[Tensor]:
     flatness = flatness_weight(given.prior)
     loss = kind(given.prior, flatness, given.intrinsics, given.pairs, LossWeights(), *more)
     variables = model(given.disparity.clone())
     uncertainty = given.uncertainty.clone()
-    descent = Descent(
-        loss, variables, uncertainty, 5e-3, [(uncertainty, *UNCERTAINTIES)], iterations
-    )
+    descent = Descent(loss, variables, uncertainty, True, 5e-3, iterations)
     losses = descent.run(lambda done: None)
     return [values.cpu() for values in (losses, variables.disparity(), uncertainty)]
 
@@ -158,7 +174,11 @@ def _relative(ours: Tensor, expected: Tensor) -> float:
 if __name__ == "__main__":
     device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     wrong = False
-    for rows, tolerance in ((differences, TOLERANCE), (descents, DESCENT_TOLERANCE)):
+    for rows, tolerance in (
+        (adam_steps, TOLERANCE),
+        (differences, TOLERANCE),
+        (descents, DESCENT_TOLERANCE),
+    ):
         for name, found in rows(device):
             print(f"{name:32} " + " ".join(f"{value:.1e}" for value in found), flush=True)
             wrong = wrong or any(not value <= tolerance for value in found)
