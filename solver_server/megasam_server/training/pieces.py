@@ -114,10 +114,13 @@ class Diary:
 
 
 @torch.no_grad()
-def follow(average: dict[str, Tensor], model: torch.nn.Module, step: int) -> None:
-    """Exponential moving average of everything in the state, integers copied. A young run averages
-    over fewer steps."""
-    keep = min(AVERAGING, (step + 1) / (step + 10))
+def follow(average: dict[str, Tensor], model: torch.nn.Module, steps: int) -> None:
+    """Exponential moving average of everything in the state, integers copied.
+
+    ``steps``: of this piece. It averages over a tenth of them: what a stage starts to train would
+    long remember how it began.
+    """
+    keep = min(AVERAGING, (steps + 1) / (steps + 10))
     state = model.state_dict()
     floats = [key for key in average if average[key].is_floating_point()]
     torch._foreach_lerp_([average[k] for k in floats], [state[k] for k in floats], 1 - keep)

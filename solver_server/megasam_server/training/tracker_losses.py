@@ -18,7 +18,7 @@ SURE_CELLS = 0.15
 LARGEST_RESIDUAL = 16.0
 # Where the target is out of the picture the network can only guess.
 GUESS = 0.2
-CONFIDENCE, STATIC, GEOMETRY = 0.1, 0.5, 0.2
+CONFIDENCE, STATIC, GEOMETRY = 0.1, 0.5, 0.5
 LARGEST_GEOMETRY = 8.0
 MOVING_WEIGHT = 2.0
 UNKNOWN = torch.tensor(torch.nan)
@@ -26,7 +26,12 @@ UNKNOWN = torch.tensor(torch.nan)
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: what is minimised, and the parts of the last iteration."""
+    """Scalars.
+
+    Attributes:
+        total: its gradient is what is learned from.
+        parts: for the log: ``loss``, discounted, without that of the geometry; the others are of the last iteration.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -41,7 +46,7 @@ class Teacher:
         self._inside = inside(lesson.target, graph.grid) & lesson.valid
         share = GUESS + (1 - GUESS) * self._inside.float()
         self._share = share * self._counted  # [E*B,h,w]
-        self._total = torch.zeros((), device=share.device)
+        self._total = self._taught = torch.zeros((), device=share.device)
         self._seen = 0
         self._parts = {"static": UNKNOWN, "geometry": UNKNOWN}
 
@@ -65,22 +70,34 @@ class Teacher:
             self._parts["static"] = static.detach()
         self._seen += 1
         self._total = self._total + DISCOUNT ** (self._iterations - self._seen) * loss
+        self._taught = self._total.detach()
 
     def examine(self, revision: Revision) -> None:
-        """What bundle adjustment makes of an iteration, with gradients through it: the flow that the adjusted cameras
-        and disparities induce."""
-        lesson, graph = self._lesson, self._graph
-        fitted = graph.adjust(
-            revision.state, lesson.intrinsics, revision.target, revision.weight, revision.output.eta
-        )
+        """What bundle adjustment makes of an iteration: the flow that the adjusted cameras and
+        disparities induce, with gradients through the adjustment.
+
+        A gradient of it says nothing where the system is close to singular. None may count more than
+        that of a residual in the flow's loss; weights and dampings count by their logarithm.
+        """
+        lesson, graph, output = self._lesson, self._graph, revision.output
+        answers = [revision.target, revision.weight]
+        if output.eta is not None:
+            answers.append(output.eta)
+        given = [answer.detach().requires_grad_() for answer in answers]
+        fitted = graph.adjust(revision.state, lesson.intrinsics, *given)
         coords, _ = project(fitted, lesson.intrinsics, graph)
         off = (coords - lesson.rigid).abs().clamp(max=LARGEST_GEOMETRY).mean(-1)
         geometry = mean(off, (self._inside & lesson.static).float())
-        self._total = self._total + GEOMETRY * geometry
+        limit = 1 / self._share.sum().clamp(min=1)
+        scales = [1.0, *(answer.detach().clamp(min=1e-6) for answer in answers[1:])]
+        gradients = torch.autograd.grad(geometry, given)
+        for answer, gradient, scale in zip(answers, gradients, scales, strict=True):
+            relative = (gradient * scale).nan_to_num(0.0).clamp(-limit, limit)
+            self._total = self._total + GEOMETRY * (answer * relative / scale).sum()
         self._parts["geometry"] = geometry.detach()
 
     def losses(self) -> Losses:
-        return Losses(self._total, {"loss": self._total.detach(), **self._parts})
+        return Losses(self._total, {"loss": self._taught, **self._parts})
 
 
 def confidence_loss(weight: Tensor, residual: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def main() -> None:
         scaler.step(optimiser)
         scaler.update()
         step += 1
-        follow(average, model, step)
+        follow(average, model, step - first_step)
         if rank == 0:
             diary.step(step, rate, {"loss": loss, "error_px": error})
     if rank == 0:

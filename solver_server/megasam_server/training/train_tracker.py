@@ -100,13 +100,13 @@ def main() -> None:
         scaler.scale(losses.total).backward()
         copy.gather_gradients()
         scaler.unscale_(optimiser)
-        nn.utils.clip_grad_norm_(master.parameters(), CLIP)
+        gradient = nn.utils.clip_grad_norm_(master.parameters(), CLIP)
         scaler.step(optimiser)
         scaler.update()
         copy.take_weights()
         step += 1
-        follow(average, master, step)
-        diary.step(step, rate, losses.parts)
+        follow(average, master, step - first_step)
+        diary.step(step, rate, losses.parts | {"gradient": gradient})
     minutes = clock.minutes
     save_run(options.out, TRACKER, master, average, optimiser, step)
     print(f"{(step - first_step) * options.batch} clips in {minutes:.2f} minutes", flush=True)
