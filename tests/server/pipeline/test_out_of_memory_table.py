@@ -248,13 +248,8 @@ def tracking_halved(walk, undisturbed, tmp_path_factory) -> Callable[[int], Solv
     return solved
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param(moment, id=name, marks=[] if name == "all frames" else [pytest.mark.slow])
-        for name, moment in TRACKING_ROWS.items()
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", TRACKING_ROWS.values(), ids=TRACKING_ROWS.keys())
 def test_tracking_starts_again_from_the_first_frame(walk, solve_without, tracking_halved, moment):
     networks, progress = DoubleNetworks(all_doubles(walk)), LastWords()
     runs_out = RunsOut(moment, FULL, progress)
