@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.geometry.camera import CameraPath
+from megasam_server.media.in_order import map_in_order
+from megasam_server.media.lagging_copies import LaggingCopies
 from megasam_server.metric_depth.alignment import LEAST_SAMPLES, robust_line
 from megasam_server.models.cuda_graph import release_graph_memory
 from megasam_server.models.gpu_kernels import kernels_for
@@ -93,9 +95,14 @@ class DepthFile:
 
     def write(self, first: int, disparity: Tensor) -> None:
         """Depth of frames from ``first`` on, from their disparity [n,h,w] at any size."""
-        for frame, one in enumerate(disparity, start=first):
-            depth = depth_at_size(one[None], *self.shape[1:])[0].mul_(self._unit)
-            self.map[frame] = depth.clamp_(*HALF_FLOAT).cpu().numpy()
+        height, width = self.shape[1:]
+        with self._path.open("r+b") as file:
+            file.seek(4 * first * height * width)
+            copies = LaggingCopies(lambda depth: file.write(depth.numpy().data))
+            for one in disparity:
+                depth = depth_at_size(one[None], height, width)[0]  # [height,width]
+                copies.put(depth.mul_(self._unit).clamp_(*HALF_FLOAT))
+            copies.finish()
 
     def near_far(self) -> tuple[float, float]:
         """Nearest and farthest depth for previews, fixed over the clip."""
@@ -105,8 +112,11 @@ class DepthFile:
 
 def write_prior_depth(clip: TrackedClip, file: DepthFile, report: Callable[[int], None]) -> None:
     """Depth without optimisation: :meth:`TrackedClip.disparity` of every frame."""
-    for frame in range(len(clip)):
-        file.write(frame, clip.disparity(frame, *file.shape[1:])[None])
+    disparities = map_in_order(
+        lambda frame: clip.disparity(frame, *file.shape[1:]), range(len(clip))
+    )
+    for frame, disparity in enumerate(disparities):
+        file.write(frame, disparity[None])
         report(frame + 1)
 
 
@@ -182,8 +192,10 @@ def _optimised(
     """
     width, height = size
     prior = torch.empty(last - first, height, width, device=device)
-    for frame in range(first, last):
-        prior[frame - first] = clip.disparity(frame, height, width)
+    frames = range(first, last)
+    disparities = map_in_order(lambda frame: clip.disparity(frame, height, width), frames)
+    for place, disparity in enumerate(disparities):
+        prior[place] = disparity
     if len(prior) == 1:
         return prior
     lens = clip.cameras.intrinsics.at_resolution(width, height)
