@@ -5,7 +5,8 @@
 
 Prints one line per case, the largest differences of the loss and of its two gradients relative to the
 largest value; then for some iterations of Adam, on a GPU replayed from a graph, the mean differences of
-the losses and of the variables relative to the mean value. Exits with 1 when one is above its tolerance.
+the losses and of the variables relative to the mean value; on a GPU also the memory of a window. Exits
+with 1 when one is above its tolerance.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from dataclasses import dataclass, replace
 from unittest import mock
 
 import torch
+from megasam_server.models.cuda_graph import release_graph_memory
 from megasam_server.video_depth import adam, adam_kernel
 from megasam_server.video_depth.consistency_losses import FlowPairs, flatness_weight
+from megasam_server.video_depth.consistency_memory import cvd_bytes
 from megasam_server.video_depth.consistency_objective import LossWeights, Objective
 from megasam_server.video_depth.descent import Descent, FrameLines, FreePixels
 from megasam_server.video_depth.fused_objective import BLOCK, FusedObjective
+from megasam_server.video_depth.optimise import ConsistencyOptions, make_consistent
 from torch import Tensor
 
 TOLERANCE = 3e-5
 # Adam divides the gradient by its size: where it is mostly rounding, variables go either way.
 DESCENT_TOLERANCE = 1e-3
+# A window is given that much less than what is free.
+MEMORY_TOLERANCE = 1.15
 
 BLOCKS = {"cuda": BLOCK, "cpu": 512}
 """Pixels of a program; the interpreter takes as long for many as for few."""
@@ -148,6 +154,23 @@ def descents(device: str) -> Iterator[tuple[str, list[float]]]:
         )
 
 
+def memory_share(device: str) -> Iterator[tuple[str, list[float]]]:
+    """Of what is predicted for a window, how much it holds at most, and what the allocator does."""
+    given = problem(30, 192, 256)
+    release_graph_memory()
+    torch.cuda.empty_cache()
+    held, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    here = given.to(device)
+    options = ConsistencyOptions(frame_iterations=6, pixel_iterations=6)
+    make_consistent(here.prior, here.uncertainty, here.pairs, here.intrinsics, options)
+    predicted = cvd_bytes(*given.prior.shape[:1], len(given.pairs), *given.prior.shape[1:])
+    # The caller's disparity is none of the window's.
+    most = torch.cuda.max_memory_allocated() - held - here.disparity.nbytes
+    most_reserved = torch.cuda.max_memory_reserved() - reserved
+    yield "share of the predicted memory", [most / predicted, most_reserved / predicted]
+
+
 def _descended(
     kind: type, model: Callable, given: Problem, iterations: int, *more: int
 ) -> list[Tensor]:
@@ -178,6 +201,7 @@ if __name__ == "__main__":
         (adam_steps, TOLERANCE),
         (differences, TOLERANCE),
         (descents, DESCENT_TOLERANCE),
+        *([(memory_share, MEMORY_TOLERANCE)] if device == "cuda" else []),
     ):
         for name, found in rows(device):
             print(f"{name:32} " + " ".join(f"{value:.1e}" for value in found), flush=True)
