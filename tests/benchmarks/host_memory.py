@@ -36,6 +36,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import cv2
@@ -47,8 +48,11 @@ sys.path.insert(0, str(REPOSITORY))
 MOST_MIB, MOST_GROWTH = 3 * 1024, 1.3
 WATCH_SECONDS, REST_SECONDS = 0.02, 0.5
 FIRST_FRAME = 1001
-# What the solver's modules import, and what a solve of frames that are there does not use.
-_MEDIA = ("av", "OpenImageIO", "pycolmap")
+# What modules of the solver import, and what a solve of frames that are there does not use.
+_MEDIA = (
+    *("av", "OpenImageIO", "pycolmap"),
+    *("pxr", "pxr.Usd", "alembic3d", "alembic3d.AbcGeom", "imath"),
+)
 _DEPTH = {
     "none": (),
     "vits": ("depth_anything_v2_vits", "unidepth_v2_vits"),
@@ -77,9 +81,9 @@ class Memory:
 
 def work(order: dict) -> None:
     """Solve as a worker does, and tell the phases on standard output."""
-    without_media = [name for name in _MEDIA if importlib.util.find_spec(name) is None]
+    without_media = [name for name in _MEDIA if not is_installed(name)]
     for name in without_media:
-        sys.modules[name] = MagicMock()
+        sys.modules[name] = MagicMock()  # enough to be imported
     from megasam_server.pipeline import run
     from megasam_server.pipeline.job import SolveJob
     from megasam_server.pipeline.progress import SilentProgress
@@ -110,7 +114,7 @@ def work(order: dict) -> None:
 
     run.StageMeter = TellingMeter
     if without_media:
-        run.read_footage = frames_in_place
+        run.plate_of, run.read_footage = plate_in_place, frames_in_place
         run.write_results = lambda *_: {}
     folder = Path(order["folder"])
     job = SolveJob(
@@ -131,28 +135,42 @@ def work(order: dict) -> None:
     print(json.dumps({"status": status}), flush=True)
 
 
+def is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def tell(phase: str) -> None:
     print(json.dumps({"phase": phase}), flush=True)
 
 
-def frames_in_place(job, _cache, _progress):
-    """What :func:`megasam_server.pipeline.footage.read_footage` gives, by OpenCV."""
-    from megasam_server.media.decode import solver_size
-    from megasam_server.media.frame_store import FrameStore, write_frame_store
+def plate_in_place(job):
+    """What the engine is told of the plate, by OpenCV."""
     from megasam_server.media.plate import PlateInfo
-    from megasam_server.pipeline.footage import Footage, frame_store_long_side
 
     files = sorted(job.plate.iterdir())
     height, width = cv2.imread(str(files[0])).shape[:2]
-    size = solver_size(width, height, frame_store_long_side(job.settings))
-    store = FrameStore(job.work_dir / "frames.rgb", len(files), *size, 3)
-    pictures = (cv2.imread(str(file))[..., ::-1] for file in files)
-    write_frame_store(
-        store, (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures)
-    )
     numbers = [FIRST_FRAME + k for k in range(len(files))]
     times = [k / 24 for k in range(len(files))]
     info = PlateInfo("wall", "sequence", width, height, 24.0, numbers, times, [], [])
+    return SimpleNamespace(info=info)
+
+
+def frames_in_place(plate, job, _cache, _progress):
+    """The decoded plate, by OpenCV."""
+    from megasam_server.media.decode import solver_size
+    from megasam_server.media.frame_store import FrameStore, write_frame_store
+    from megasam_server.pipeline.footage import Footage, frame_store_long_side
+
+    info = plate.info
+    size = solver_size(info.width, info.height, frame_store_long_side(job.settings))
+    store = FrameStore(job.work_dir / "frames.rgb", info.num_frames, *size, 3)
+    pictures = (cv2.imread(str(file))[..., ::-1] for file in sorted(job.plate.iterdir()))
+    write_frame_store(
+        store, (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures)
+    )
     return Footage(info, store, None, "wall")
 
 
@@ -183,7 +201,7 @@ def watched(order: dict, checkpoints: Path) -> tuple[dict[str, Memory], str]:
     }
     command = [sys.executable, __file__, "--work", json.dumps(order)]
     most: dict[str, Memory] = {}
-    phase, status = "starting", "the worker died"
+    phase, status = "starting", ""
     over = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as worker:
 
@@ -277,8 +295,12 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
             "settings": settings | overrides,
             "facts": facts,
         }
+        shutil.rmtree(job, ignore_errors=True)  # of a run that was stopped
         most, status = watched(order, checkpoints)
         shutil.rmtree(job, ignore_errors=True)
+        if "after the job" not in most:
+            print(f"The worker died in this phase: {list(most)[-1]}", file=sys.stderr)
+            return 2
         peaks[count] = show(count, most, status)
         figures[count] = {"status": status, "most": {k: vars(v) for k, v in most.items()}}
     least, largest = min(peaks), max(peaks)
