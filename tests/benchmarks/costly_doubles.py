@@ -270,9 +270,13 @@ class CostlyNetworks:
             self.loading[stage] = time.perf_counter() - started
             yield double(network, self.truth)
         finally:
-            # Back to the host, in full precision, for the next time.
+            # Back to the host, in full precision, for the next time; a solve has no part in that.
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
             network.to("cpu", torch.float32)
             del ballast
+            self.loading[stage] += time.perf_counter() - started
             release_memory()
 
     def _ballast(self, stage: str) -> Tensor | None:

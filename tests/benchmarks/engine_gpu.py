@@ -17,6 +17,7 @@ The plate is in the frame store already and results are not written: those stage
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -29,14 +30,19 @@ import numpy as np
 import psutil
 import torch
 from costly_doubles import CostlyNetworks, Truth, with_number
+from megasam_server.checkpoints.registry import find_checkpoint
+from megasam_server.checkpoints.selection import Selection
+from megasam_server.checkpoints.verify import CheckpointStatus
 from megasam_server.geometry.trajectory import compare
 from megasam_server.media.decode import solver_size
 from megasam_server.media.frame_store import FrameStore, write_frame_store
 from megasam_server.media.plate import PlateInfo
-from megasam_server.pipeline import megasam_engine, memory_plan
+from megasam_server.models.device_memory import free_on
+from megasam_server.pipeline import megasam_engine, preset_fit
 from megasam_server.pipeline.engines import EngineChoice
 from megasam_server.pipeline.footage import Footage, frame_store_long_side
 from megasam_server.pipeline.job import SolveJob
+from megasam_server.pipeline.out_of_memory import release_memory
 from megasam_server.pipeline.progress import SilentProgress
 from megasam_server.pipeline.stage_cache import StageCache
 from megasam_server.pipeline.stage_meter import StageMeter
@@ -116,10 +122,13 @@ class Clip:
         if not store.path.exists():
             with ThreadPoolExecutor() as pool:
                 write_frame_store(store, pool.map(frame, range(len(self))))
+        return Footage(self.plate, store, None, f"walk {size}")
+
+    @property
+    def plate(self) -> PlateInfo:
         numbers = list(range(1001, 1001 + len(self)))
         times = [k / FPS for k in range(len(self))]
-        info = PlateInfo("walk", "sequence", self.width, self.height, FPS, numbers, times, [], [])
-        return Footage(info, store, None, f"walk {size}")
+        return PlateInfo("walk", "sequence", self.width, self.height, FPS, numbers, times, [], [])
 
 
 def solve(
@@ -130,7 +139,23 @@ def solve(
     folder: Path,
     roomy: bool = True,
 ) -> dict:
-    """One solve, figures by stage; ``failed`` says why there are none."""
+    """One solve, figures by stage; ``failed`` says why there are none.
+
+    Args:
+        roomy: there is memory for a table of the truth.
+    """
+    started = time.perf_counter()
+    choice = EngineChoice(
+        "megasam", "MegaSAM", "Solved with the megasam engine", selection=selected(settings)
+    )
+    if device.type == "cuda":
+        release_memory()
+        try:
+            settings, choice = preset_fit.fitted_to_gpu(
+                settings, choice, clip.plate, free_on(device)
+            )
+        except MegasamError as error:
+            return failure(error, started)
     size = FrameSize.of_whole_plate(clip.width, clip.height, settings.tracking_resolution).cropped
     truth = Truth.of(clip.cells(size), device)
     if roomy:
@@ -138,17 +163,10 @@ def solve(
         truth = truth.with_table()
     held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     networks = CostlyNetworks(truth, device, squeeze)
-    networks.depth_encoder = "vits" if settings.quality_preset == "fast" else "vitl"
-    named = {
-        "mono_depth": f"depth_anything_v2_{networks.depth_encoder}",
-        "metric_depth": "unidepth_v2_vitl",
-        "tracking": "droid",
-        "flow": "raft",
-    }
-    predicted = memory_plan.predicted_needs(settings, clip.width, clip.height, len(clip), named)
+    networks.depth_encoder = choice.selection.chosen["mono_depth"].checkpoint.name.split("_")[-1]
+    predicted = preset_fit.needs_of(settings, choice.selection, clip.plate)
     footage = clip.footage(settings, folder)
     meter = StageMeter()
-    choice = EngineChoice("megasam", "MegaSAM", "Solved with the megasam engine")
     tracked = []
     track_clip = megasam_engine.write_result
 
@@ -157,8 +175,9 @@ def solve(
         track_clip(path, result)
 
     megasam_engine.write_result = watched
+    gc.collect()
+    gc.freeze()  # as a worker does
     resident = psutil.Process().memory_info().rss
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as work:
         job = SolveJob(Path("plate"), None, settings, Path(work), Path(work) / "results")
         try:
@@ -166,10 +185,7 @@ def solve(
                 job, footage, choice, networks, StageCache(None), meter, SilentProgress()
             )
         except MegasamError as error:
-            return {
-                "failed": f"{error.code}: {error.message}",
-                "after_s": time.perf_counter() - started,
-            }
+            return failure(error, started)
         finally:
             megasam_engine.write_result = track_clip
         status = shot.status
@@ -188,10 +204,37 @@ def solve(
     ]
     return {
         "status": status,
+        "fallen_to": settings.quality_preset,
         "keyframes": len(tracked[0].keyframes),
         **errors,
         "rows": rows,
         "ms_a_frame": round(sum(row["ms_a_frame"] for row in rows), 1),
+    }
+
+
+def selected(settings: SolveSettings) -> Selection:
+    """The checkpoints that a solve would take where all are there."""
+    encoder = "vits" if settings.quality_preset == "fast" else "vitl"
+    names = {
+        "mono_depth": f"depth_anything_v2_{encoder}",
+        "metric_depth": f"unidepth_v2_{encoder}",
+        "tracking": "megasam",
+        "flow": "raft_things",
+    }
+    if not settings.run_metric_depth:
+        del names["metric_depth"]
+    return Selection(
+        {
+            stage: CheckpointStatus(find_checkpoint(name), None, "fits")
+            for stage, name in names.items()
+        }
+    )
+
+
+def failure(error: MegasamError, started: float) -> dict:
+    return {
+        "failed": f"{error.code}: {error.message}",
+        "after_s": round(time.perf_counter() - started, 1),
     }
 
 
@@ -211,7 +254,7 @@ def camera_errors(clip: Clip, shot) -> dict[str, float]:
 def show(title: str, figures: dict) -> None:
     print(f"\n### {title}\n", flush=True)
     if "failed" in figures:
-        print(f"Failed after {figures['after_s']:.1f} s: {figures['failed']}", flush=True)
+        print(f"Failed after {figures['after_s']} s: {figures['failed']}", flush=True)
         return
     columns = list(figures["rows"][0])
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
@@ -243,6 +286,7 @@ def main() -> None:
     }
     overrides = {name: json.loads(value) for name, value in (s.split("=") for s in options.set)}
     width, height = map(int, options.size.split("x"))
+    preset_fit.select_checkpoints = selected  # no files here
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{machine}, torch {torch.__version__}, {options.frames} frames of {options.size}")
     clip = Clip.of(width, height, options.frames)

@@ -171,9 +171,12 @@ def robust_line(x: np.ndarray, y: np.ndarray, iterations: int = 30) -> tuple[flo
         weight = np.minimum(1.0, HUBER * sigma / np.maximum(residual, np.finfo(float).tiny))
         if not weight.any():  # more than half of the pixels fit exactly
             break
+        before = slope, offset
         mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
         slope = np.sum(weight * (x - mean_x) * (y - mean_y)) / np.sum(weight * (x - mean_x) ** 2)
         offset = mean_y - slope * mean_x
+        if np.allclose((slope, offset), before, rtol=1e-7, atol=0):
+            break
     return float(slope), float(offset)
 
 

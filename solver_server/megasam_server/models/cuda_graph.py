@@ -60,7 +60,10 @@ class _GraphMemory:
     def record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         """A graph of ``work``; None where it cannot be recorded, for want of memory for instance."""
         if self._stream is None:
-            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            self._stream = torch.cuda.Stream()
+        if self.last is None:
+            # A pool ends with its last graph, and cannot be used again.
+            self._pool = torch.cuda.graph_pool_handle()
         graph, main = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._stream.wait_stream(main)
         try:

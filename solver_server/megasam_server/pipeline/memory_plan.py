@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from megasam_shared.settings import SolveSettings
 
 from megasam_server.flow.network_flow import STEPS
+from megasam_server.media.decode import solver_size
 from megasam_server.metric_depth.input_size import metric_input_size
 from megasam_server.models.correlation import CORRELATION_SCRATCH
 from megasam_server.models.network_size import (
@@ -22,6 +24,7 @@ from megasam_server.models.network_size import (
     depth_anything_v2_size,
     unidepth_size,
 )
+from megasam_server.pipeline.footage import frame_store_long_side
 from megasam_server.tracking.dense_slam.factor_graph import volume_bytes
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
 from megasam_server.tracking.dense_slam.options import TrackerOptions
@@ -32,7 +35,7 @@ MIB = 2**20
 HALF, FULL = 2, 4
 """Bytes of a number."""
 
-OVERHEAD = 300 * MIB
+OVERHEAD = 256 * MIB
 """Of every stage: workspaces of the libraries, and what lies between the tensors."""
 
 _FEATURE_CHANNELS = 128
@@ -43,34 +46,36 @@ LEAST_CVD_RESOLUTION = 0.25
 _CVD_FRAMES = 3 * OVERLAP
 """Of a window of consistent depth: longer ones are taken where there is room."""
 
-# Of the update operator for an edge and cell, its input, output and correlation windows included.
-_PER_EDGE_CELL = 3800
-# Of RAFT for a pair one way and cell, without the correlation volume.
-_PER_FLOW_CELL = 14_000
+# Bytes of the update operator for an edge and cell: what goes in, what comes out, and between.
+_PER_EDGE_CELL = 3400
 # Most edges of a chunk over the average.
-_UNEVEN = 1.5
+_UNEVEN = 1.15
+# Bytes of RAFT for a pair one way and cell, beside the correlation volume: with the room for what goes
+# in and comes out of its graph.
+_PER_FLOW_CELL = 20_000
 # Of one group of a bundle adjustment.
-_BUNDLE = 1200 * MIB
+_BUNDLE = 1000 * MIB
 
 
 @dataclass(frozen=True)
 class NetworkMemory:
     """Attributes:
-    parameters: millions of them. per_pixel: bytes per image and pixel that the network sees.
+    weights: bytes on the device. per_pixel: bytes per image and pixel that the network sees.
     """
 
-    parameters: float
+    weights: int
     per_pixel: int
 
 
-# Half precision but for UniDepth's decoder. Peaks of networks_gpu.py less the weights, over the pixels.
+# In half precision, but for what follows UniDepth's encoder. Of encoders that were not measured the
+# bytes per pixel are in proportion to their width.
 DEPTH_NETWORKS = {
-    "depth_anything_v2_vits": NetworkMemory(24.8, 240),
-    "depth_anything_v2_vitb": NetworkMemory(97.5, 400),
-    "depth_anything_v2_vitl": NetworkMemory(335.3, 560),
-    "depth_anything_v1_vitl": NetworkMemory(335.3, 560),
-    "unidepth_v2_vits": NetworkMemory(77.0, 950),
-    "unidepth_v2_vitl": NetworkMemory(363.2, 1030),
+    "depth_anything_v2_vits": NetworkMemory(48 * MIB, 240),
+    "depth_anything_v2_vitb": NetworkMemory(186 * MIB, 430),
+    "depth_anything_v2_vitl": NetworkMemory(640 * MIB, 570),
+    "depth_anything_v1_vitl": NetworkMemory(640 * MIB, 570),
+    "unidepth_v2_vits": NetworkMemory(260 * MIB, 1100),
+    "unidepth_v2_vitl": NetworkMemory(805 * MIB, 1170),
 }
 
 
@@ -102,13 +107,14 @@ def predicted_needs(
         MegasamError: ``frame_too_narrow``.
     """
     size = FrameSize.of_whole_plate(width, height, settings.tracking_resolution).cropped
+    stored = solver_size(width, height, frame_store_long_side(settings))
     cells = size[0] * size[1] // MULTIPLE**2
     chunk = settings.depth_chunk_size
     needs = {}
     if "mono_depth" in networks:
         needs["mono_depth"] = StageNeed(
-            _mono_depth(networks["mono_depth"], width, height, chunk),
-            _mono_depth(networks["mono_depth"], width, height, 1),
+            _mono_depth(networks["mono_depth"], *stored, chunk),
+            _mono_depth(networks["mono_depth"], *stored, 1),
             optional=True,
         )
     if "metric_depth" in networks and settings.run_metric_depth:
@@ -117,9 +123,10 @@ def predicted_needs(
             _metric_depth(networks["metric_depth"], width, height, 1),
             optional=True,
         )
+    options = TrackerOptions(max_keyframes=settings.max_keyframes, feature_dtype=torch.float16)
     needs["tracking"] = StageNeed(
-        _tracking(cells, count, settings.max_keyframes, 1.0),
-        _tracking(cells, count, settings.max_keyframes, 1 / 8),
+        _tracking(cells, count, options),
+        _tracking(cells, count, options.with_global_chunk(1)),
         optional=False,
     )
     needs["flow"] = StageNeed(
@@ -135,39 +142,38 @@ def predicted_needs(
 
 
 def _mono_depth(network: str, width: int, height: int, chunk: int) -> int:
+    """``width`` and ``height`` of the stored frames."""
     memory = DEPTH_NETWORKS[network]
     size_of = depth_anything_v1_size if "_v1_" in network else depth_anything_v2_size
     across, down = size_of(width, height)
-    # Pictures as bytes and as floats, and the disparity at their size.
-    pictures = width * height * (3 + 3 * FULL + 3 * FULL + 2 * FULL)
-    weights = int(memory.parameters * 1e6) * HALF
-    return OVERHEAD + weights + chunk * (across * down * memory.per_pixel + pictures)
+    # Pictures as bytes and twice as floats, and the disparity at their size.
+    pictures = width * height * (3 + 2 * 3 * FULL + 2 * FULL)
+    return OVERHEAD + memory.weights + chunk * (across * down * memory.per_pixel + pictures)
 
 
 def _metric_depth(network: str, width: int, height: int, chunk: int) -> int:
     memory = DEPTH_NETWORKS[network]
     across, down, _ = unidepth_size(*metric_input_size(width, height))
-    weights = int(memory.parameters * 1e6) * FULL
-    return OVERHEAD + weights + chunk * across * down * memory.per_pixel
+    return OVERHEAD + memory.weights + chunk * across * down * memory.per_pixel
 
 
-def _tracking(cells: int, count: int, max_keyframes: int, share: float) -> int:
-    """``share`` of the nominal :class:`TrackerOptions`, as its ``with_global_chunk`` shrinks them."""
-    options = TrackerOptions(max_keyframes=max_keyframes).with_global_chunk(
-        max(1, int(TrackerOptions.global_chunk * share))
-    )
-    edges = options.global_edges_per_frame
+def _tracking(cells: int, count: int, options: TrackerOptions) -> int:
     feature = _FEATURE_CHANNELS * cells * HALF
+    together = min(count, options.frames_together(cells))
+    edges = options.global_edges_per_frame
     bank = 3 * min(count, options.max_keyframes) * feature
-    volumes = volume_bytes(cells, options)
+
     frontend = options.max_edges * cells * _PER_EDGE_CELL
+    volumes = volume_bytes(cells, options)
     frontend += volumes if volumes <= options.max_volume_bytes else CORRELATION_SCRATCH
-    # A chunk's sources differ in how many edges they have.
-    chunk = _UNEVEN * options.global_chunk * edges * cells * _PER_EDGE_CELL
-    states = min(count * edges * feature, options.max_state_bytes)
-    flows = count * edges * cells * 4 * FULL
-    everything = states + flows + max(chunk + CORRELATION_SCRATCH, _BUNDLE)
-    return OVERHEAD + bank + int(max(frontend, everything))
+
+    # Features once more, all together, with their pyramid in both precisions.
+    stacked = together * feature * 5
+    states = min(together * edges * feature, options.max_state_bytes)
+    flows = together * edges * cells * 4 * FULL
+    chunk = int(_UNEVEN * options.global_chunk * edges) * cells * _PER_EDGE_CELL
+    everything = stacked + states + flows + max(chunk + CORRELATION_SCRATCH, _BUNDLE)
+    return OVERHEAD + bank + max(frontend, everything)
 
 
 def _flow(cells: int, chunk: int) -> int:

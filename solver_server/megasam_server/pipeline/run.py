@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -110,6 +111,10 @@ def _solve(
         from megasam_server.pipeline.networks import CheckpointNetworks
         from megasam_server.pipeline.preset_fit import needs_of
 
+        # Torch and the networks' code are half a million objects, which each search for garbage would
+        # go through, several a solve.
+        gc.collect()
+        gc.freeze()
         networks = CheckpointNetworks(choice.selection, job.settings.commercial_only, job.shelf)
         if networks.device.type == "cuda":
             needs = needs_of(job.settings, choice.selection, footage.plate)

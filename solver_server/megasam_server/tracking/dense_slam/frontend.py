@@ -24,7 +24,8 @@ class Frontend:
         self, store: KeyframeStore, network: TrackingNetwork, correlations: Correlations
     ) -> None:
         self._store, self._options = store, store.options
-        self._graph = FactorGraph(store, network, correlations, store.options.max_edges)
+        self._networks = network, correlations
+        self._graph = FactorGraph(store, *self._networks, self._options.max_edges)
         self.initialised = False
 
     def predicted_pose(self) -> Tensor:
@@ -45,6 +46,10 @@ class Frontend:
             self._take_in()
         elif len(self._store) == self._options.warmup or (is_last and len(self._store) > 1):
             self._initialise()
+
+    def finish(self) -> None:
+        """There will be no more keyframes: what was kept for them may go."""
+        self._graph = FactorGraph(self._store, *self._networks, self._options.max_edges)
 
     def _initialise(self) -> None:
         options, graph = self._options, self._graph

@@ -43,6 +43,7 @@ class TrackerOptions:
         adjusted_together: at most as many frames are adjusted at a time when all frames are; fewer where
             :meth:`frames_together` says so.
         adjusted_overlap: frames that two such windows share.
+        encoded_together: frames whose matching features are computed at a time.
         tracked_together: a longer clip is tracked in windows of as many frames, which are joined
             (:mod:`.joined_windows`).
         tracked_overlap: frames that two of these share.
@@ -56,6 +57,7 @@ class TrackerOptions:
     feature_dtype: torch.dtype = torch.float32
     adjusted_together: int = 128
     adjusted_overlap: int = 32
+    encoded_together: int = 8
     tracked_together: int = 1000
     tracked_overlap: int = 100
 
