@@ -220,8 +220,8 @@ class CostlyNetworks:
     Args:
         truth: of the clip.
         depth_encoder: ``vits`` or ``vitl``.
-        squeeze: stage -> bytes that are left free on the device while it runs: another program has
-            taken the rest after the solve began.
+        squeeze: stage -> bytes that the process may still take when the stage begins, as if another
+            program had taken the rest after the solve began.
 
     Attributes:
         loading: seconds that borrowing took, by stage.
@@ -238,12 +238,22 @@ class CostlyNetworks:
         self._modules: dict[str, torch.nn.Module] = {}
         self.loading: dict[str, float] = {}
         self.depth_encoder = "vitl"
+        self._share = 1.0
+        if device.type == "cuda":
+            self._share = torch.cuda.get_per_process_memory_fraction()
 
     def identity(self, stage: str) -> str | None:
         return f"costly double of {stage}"
 
     def make_room(self, stage: str) -> None:
-        pass
+        """Squeeze the stage."""
+        if self.device.type == "cuda":
+            release_memory()
+            share = self._share
+            if stage in self._squeeze:
+                total = torch.cuda.get_device_properties(self.device).total_memory
+                share = (torch.cuda.memory_reserved() + self._squeeze[stage]) / total
+            torch.cuda.set_per_process_memory_fraction(min(share, self._share))
 
     def empty_device(self) -> bool:
         return False
@@ -261,7 +271,7 @@ class CostlyNetworks:
         if key not in self._modules:
             self._modules[key] = randomise(make()).eval().requires_grad_(False)
         network = self._modules[key]
-        ballast = self._ballast(stage)
+        self.make_room(stage)
         try:
             with explained(stage):
                 network.to(self.device, _precision(stage, self.precision))
@@ -275,16 +285,8 @@ class CostlyNetworks:
                 torch.cuda.synchronize()
             started = time.perf_counter()
             network.to("cpu", torch.float32)
-            del ballast
             self.loading[stage] += time.perf_counter() - started
-            release_memory()
-
-    def _ballast(self, stage: str) -> Tensor | None:
-        if stage not in self._squeeze:
-            return None
-        release_memory()
-        free = torch.cuda.mem_get_info()[0] - self._squeeze[stage]
-        return torch.empty(max(0, free), dtype=torch.uint8, device=self.device)
+            self.make_room("")
 
 
 def _precision(stage: str, precision: torch.dtype) -> torch.dtype:

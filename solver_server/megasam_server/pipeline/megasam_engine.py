@@ -25,6 +25,7 @@ from megasam_server.metric_depth.stage import (
     scale_of_clip,
     write_scale,
 )
+from megasam_server.models.device_memory import free_on
 from megasam_server.mono_depth.stage import estimate_disparity, open_disparity
 from megasam_server.pipeline.dense_solution import DenseSolution, dense_solution
 from megasam_server.pipeline.engines import EngineChoice
@@ -59,6 +60,9 @@ from megasam_server.video_depth.clip_depth import (
 
 NO_CHECKPOINT = "no checkpoint"
 PRESET_SKIPS = "the settings skip it"
+
+_STATES_SHARE = 0.25
+"""Of the GPU memory that is free when the tracking begins, for the hidden states of its edges."""
 
 _NO_GPU = Notice(
     "no_gpu",
@@ -233,11 +237,15 @@ class _Solve:
 
         def work(chunk: int) -> TrackingResult:
             with self.networks.borrow("tracking") as network:
+                room = options.max_state_bytes
+                if self.networks.device.type == "cuda":
+                    # What does not fit there would go to the host and back in every step.
+                    room = max(room, int(_STATES_SHARE * free_on(self.networks.device)))
                 return Tracker(
                     ReadAhead(frames),
                     tracker_intrinsics(lens, self.size),
                     network,
-                    options.with_global_chunk(chunk),
+                    replace(options, max_state_bytes=room).with_global_chunk(chunk),
                     self.networks.device,
                     self.networks.correlations,
                     lambda share, words: self.progress.update("tracking", share, 1, words),

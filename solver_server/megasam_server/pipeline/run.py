@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from megasam_shared.errors import MegasamError
 from megasam_shared.settings import SolveSettings
 
+from megasam_server.checkpoints.selection import any_weights
 from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.write_results import write_results
 from megasam_server.media.frame_store import NO_SPACE
@@ -26,6 +28,16 @@ from megasam_server.pipeline.stage_cache import StageCache
 from megasam_server.pipeline.stage_meter import StageMeter
 
 NOT_SOLVED = "the engine cannot run"
+
+
+def prepare() -> None:
+    """Import what a solve on this process's GPU will need, while there is no job yet."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "-1" and any_weights(SolveSettings()):
+        import megasam_server.pipeline.megasam_engine  # noqa: F401
+
+        # Half a million objects, which each of a solve's searches for garbage would go through.
+        gc.collect()
+        gc.freeze()
 
 
 def run_job(job: SolveJob, progress: Progress) -> dict[str, Any]:
@@ -111,10 +123,6 @@ def _solve(
         from megasam_server.pipeline.networks import CheckpointNetworks
         from megasam_server.pipeline.preset_fit import needs_of
 
-        # Torch and the networks' code are half a million objects, which each search for garbage would
-        # go through, several a solve.
-        gc.collect()
-        gc.freeze()
         networks = CheckpointNetworks(choice.selection, job.settings.commercial_only, job.shelf)
         if networks.device.type == "cuda":
             needs = needs_of(job.settings, choice.selection, footage.plate)

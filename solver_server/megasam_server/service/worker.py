@@ -202,10 +202,11 @@ def log_traceback() -> None:
 
 
 def load_ahead(function: str) -> None:
-    """Import the solver while there is nothing to do. What goes wrong will go wrong again when the
-    job comes, and is reported then."""
+    """Import the solver while there is nothing to do, and let it prepare itself. What goes wrong will
+    go wrong again when the job comes, and is reported then."""
     with contextlib.suppress(Exception):
-        importlib.import_module(function.partition(":")[0])
+        module = importlib.import_module(function.partition(":")[0])
+        getattr(module, "prepare", lambda: None)()
 
 
 def main() -> None:
