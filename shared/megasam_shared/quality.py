@@ -36,6 +36,27 @@ class FocalProfile:
 
 
 @dataclass(frozen=True)
+class WindowJoin:
+    """How well two windows of a clip, solved by themselves, agree on the frames that are in both.
+
+    Attributes:
+        first_frame, last_frame: that both have.
+        rotation_deg: RMS angle between their cameras, degrees.
+        translation_percent: RMS distance between their cameras, percent of the median depth of what these see.
+        scale_ratio: scale by the camera positions over scale by the depths, 1 = they agree; None where the camera
+            travels too little to tell.
+        inliers: share of these frames that fit one similarity.
+    """
+
+    first_frame: int
+    last_frame: int
+    rotation_deg: float
+    translation_percent: float
+    scale_ratio: float | None
+    inliers: float
+
+
+@dataclass(frozen=True)
 class Quality:
     """Quality of one solve. Lengths in plate pixels, shares 0-1.
 
@@ -51,6 +72,7 @@ class Quality:
         num_points: solved static points.
         focal_profile: None when the focal length was given, or the engine did not vary it.
         scale_is_metric: lengths are metres.
+        window_joins: of a clip that was solved in windows.
     """
 
     verdict: Verdict
@@ -65,6 +87,7 @@ class Quality:
     focal_profile: FocalProfile | None
     scale_is_metric: bool
     warnings: list[Notice] = field(default_factory=list)
+    window_joins: list[WindowJoin] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:

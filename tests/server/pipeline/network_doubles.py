@@ -112,21 +112,13 @@ class TrackingDouble(FlowOracle):
             lens_of(cells),
             static=lambda i, j, coords: (~moving[i]).float(),
             disturb=disturbed,
+            sees_outside=False,
         )
         self._recognise = Recognition(known.clip)
 
     def features(self, images: Tensor) -> Tensor:
         numbers = self._recognise(images).float()
         return numbers[:, None, None, None].expand(-1, 128, *self._grid.shape[:2])
-
-    def update(self, net, inp, corr, motion, ii, with_upmask):
-        """Without confidence in what leaves the picture, as a network."""
-        update = super().update(net, inp, corr, motion, ii, with_upmask)
-        i, j = corr[:, 0, 0, 0].long(), corr[:, 1, 0, 0].long()
-        coords, _ = projective_transform(*self._scene, i, j)  # [E,h,w,2]
-        last = torch.tensor([coords.shape[2] - 1, coords.shape[1] - 1])
-        inside = ((coords >= 0) & (coords <= last)).all(dim=-1, keepdim=True)
-        return replace(update, motion_weight=update.motion_weight * inside)
 
 
 class FlowDouble:

@@ -102,6 +102,7 @@ class FlowOracle:
         static: (numbers_i [E], numbers_j [E], true coords [E, h, w, 2]) -> static probability [E, h, w].
         confidence: of every pixel whose flow is known.
         disturb: (numbers_i, numbers_j, true coords) -> coords: what the network takes for the flow.
+        sees_outside: it is also sure of what leaves the picture, as no network is.
     """
 
     def __init__(
@@ -112,9 +113,11 @@ class FlowOracle:
         static: Callable[[Tensor, Tensor, Tensor], Tensor],
         confidence: float = 0.8,
         disturb: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        sees_outside: bool = True,
     ) -> None:
         self._scene = poses, disps, intrinsics
         self._static, self._confidence, self._disturb = static, confidence, disturb
+        self._sees_outside = sees_outside
         self._grid = pixel_grid(*disps.shape[1:])
 
     def features(self, images: Tensor) -> Tensor:
@@ -129,13 +132,17 @@ class FlowOracle:
         i, j = corr[:, 0, 0, 0].long(), corr[:, 1, 0, 0].long()
         coords, _ = projective_transform(*self._scene, i, j)
         static = self._static(i, j, coords)
+        sure = self._confidence * static
+        if not self._sees_outside:
+            last = torch.tensor([coords.shape[2] - 1, coords.shape[1] - 1])
+            sure = sure * ((coords >= 0) & (coords <= last)).all(dim=-1)
         if self._disturb is not None:
             coords = self._disturb(i, j, coords)
         delta = coords - self._grid
         if motion is not None:
             # Right as long as the motion is not clamped.
             delta = delta - motion[:, :2].permute(0, 2, 3, 1)
-        weight = (self._confidence * static)[..., None].expand_as(delta)
+        weight = sure[..., None].expand_as(delta)
         sources = 1 if ii is None else len(ii.frames)
         eta = torch.full((sources, *self._grid.shape[:2]), 0.004)
         return OracleUpdate(net, delta, eta, weight, static)

@@ -78,7 +78,7 @@ def adjust_all(
     first_free: int = 1,
     end: int | None = None,
 ) -> GlobalResult:
-    """Adjust all frames of the store; the poses of those before slot ``first_free`` stay as they are.
+    """Adjust all frames of the store, but the poses of those before slot ``first_free`` and from slot ``end`` on.
 
     Features and hidden states pass through the network ``global_chunk`` source frames at a time, and the correlation is
     computed on the fly; what does not fit on the device comes from the host.
@@ -111,7 +111,9 @@ def adjust_all(
         alpha=rule.prior_weight,
         optimise_focal=rule.optimise_focal,
     )
-    topology = EdgeTopology.build(edges, first_free, end or count, store.disps[0].numel(), store.device)
+    topology = EdgeTopology.build(
+        edges, first_free, end or count, store.disps[0].numel(), store.device
+    )
     # As many frames as this have their features on the device all at once.
     together = count <= options.max_keyframes
     everything = (store.fmaps(range(count)), store.inps(range(count))) if together else None

@@ -42,7 +42,7 @@ class TrackerOptions:
         feature_dtype: how features and hidden states are stored.
         adjusted_together: at most as many frames are adjusted at a time when all frames are; fewer where
             :meth:`frames_together` says so.
-        adjusted_overlap: frames that two such windows share.
+        adjusted_overlap: frames that two such windows share; less than half of one.
         encoded_together: frames whose matching features are computed at a time.
         tracked_together: a longer clip is tracked in windows of as many frames, which are joined
             (:mod:`.joined_windows`).

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from megasam_shared.errors import MegasamError
+from megasam_shared.quality import WindowJoin
 from torch import Tensor
 
 from megasam_server.tracking.dense_slam.backend import GlobalResult, GlobalRule, adjust_all
 from megasam_server.tracking.dense_slam.depth_prior import disparities_between
+from megasam_server.tracking.dense_slam.encoded_frames import EncodedFrames
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank, FrameFeatures
 from megasam_server.tracking.dense_slam.frames import FrameSource, TrackingFrame
 from megasam_server.tracking.dense_slam.frontend import Frontend
@@ -44,6 +46,7 @@ class TrackingResult:
         observability: what the motion could tell; None when there was nothing to adjust.
         parallax: mean motion, in pixels of the tracker's images, that the camera's translation causes between those two
             linked keyframes where it is largest; None as ``observability``.
+        joins: how well the windows agree that a long clip was tracked in; frame numbers of the clip.
     """
 
     cam_from_world: Tensor
@@ -55,6 +58,7 @@ class TrackingResult:
     keyframes: list[int]
     observability: Observability | None
     parallax: float | None
+    joins: list[WindowJoin] = field(default_factory=list)
 
 
 class Tracker:
@@ -102,6 +106,7 @@ class Tracker:
             options.max_keyframes,
             max_passing=max(self._together, options.fill_group),
         )
+        self._encoded = EncodedFrames(frames, self._bank, options.encoded_together)
         # Of each frame that was followed; None where it has none.
         self._priors: list[Tensor | None] = []
         self._keeps: list[Tensor | None] = []
@@ -131,10 +136,9 @@ class Tracker:
     @torch.inference_mode()
     def follow(self, number: int) -> None:
         """Look at the next frame; a keyframe if it moved."""
-        frame = self._frames[number]
+        frame, fmap = self._encoded.take(number)
         self._priors.append(frame.prior)
         self._keeps.append(frame.keep)
-        fmap = self._bank.features([frame])[0]
         moved = number == 0 or self._filter.motion(fmap) > self._options.filter_threshold
         self._bank.fmaps.put(number, fmap, soon=moved, lasting=False)
         if moved:
@@ -151,6 +155,7 @@ class Tracker:
             self._frontend.keyframe_added(is_last=self._options.reference_behaviour)
         if not self._frontend.initialised and not self._options.reference_behaviour:
             self._spread_keyframes()
+        self._frontend.finish()
         self._bank.keep_only(self.store.frame_numbers)
 
     @torch.inference_mode()
@@ -205,6 +210,7 @@ class Tracker:
         self._static = adjust_in_windows(
             self.all_frames,
             self._together,
+            self.store.frame_numbers,
             self._network,
             self._correlations,
             self._final_rule,
