@@ -70,6 +70,7 @@ def save_run(
     save_tensors(folder, finished, in_float16(average))
 
 
+@torch.no_grad()
 def load_run(
     folder: Path,
     finished: str,
@@ -104,8 +105,12 @@ def load_run(
     for name, parameter in model.named_parameters():
         if f"{MOMENTS[0]}|{name}" not in state:
             continue  # it has not been trained yet
-        moments = {key: state[f"{key}|{name}"].to(parameter) for key in MOMENTS}
-        optimiser.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+        # In the layout of the parameter; a fused optimiser counts its steps on the device.
+        moments = {key: torch.empty_like(parameter) for key in MOMENTS}
+        for key, moment in moments.items():
+            moment.copy_(state[f"{key}|{name}"])
+        device = parameter.device if optimiser.defaults.get("fused") else None
+        optimiser.state[parameter] = {"step": torch.tensor(float(step), device=device), **moments}
     return step
 
 

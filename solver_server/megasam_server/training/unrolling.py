@@ -86,7 +86,12 @@ class ClipGraph:
         )
 
     def adjust(
-        self, state: State, intrinsics: Tensor, target: Tensor, weight: Tensor, eta: Tensor | None
+        self,
+        state: State,
+        intrinsics: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        eta: Tensor | None = None,
     ) -> State:
         """One bundle adjustment of the tracker; eta [N,h,w], None for FIRST_ETA."""
         if eta is None:

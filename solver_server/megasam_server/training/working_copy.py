@@ -27,9 +27,16 @@ class WorkingCopy:
     @torch.no_grad()
     def gather_gradients(self) -> None:
         """Move the gradients to the master; a parameter without keeps None."""
+        to, of = [], []
         for own, working in zip(self.master.parameters(), self.network.parameters(), strict=True):
-            own.grad = None if working.grad is None else working.grad.to(own.dtype)
-            working.grad = None
+            own.grad = None
+            if working.grad is not None:
+                # In the layout of the parameter, as fused optimisers want it.
+                own.grad = torch.empty_like(own)
+                to.append(own.grad)
+                of.append(working.grad)
+                working.grad = None
+        torch._foreach_copy_(to, of)
 
     @torch.no_grad()
     def take_weights(self) -> None:
