@@ -13,7 +13,7 @@ from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.media.plate import PlateInfo
 from megasam_server.pipeline.quality import baseline_to_depth, judge
 from megasam_server.tracking.solution import TrackingSolution
-from megasam_shared.quality import FocalProfile, Notice
+from megasam_shared.quality import FocalProfile, Notice, WindowJoin
 
 NUM = 50
 WIDTH, HEIGHT = 1920, 1080
@@ -163,6 +163,37 @@ def test_never_good_with_any_doubt(rms, coverage, explained, weak, profile, mode
     if not np.isfinite(rms) or coverage == 0 or explained == 0 or weak == 1:
         assert quality.verdict == "failed"
     assert bool(quality.reasons) == (quality.verdict != "good")
+
+
+JOIN = WindowJoin(20, 29, 0.02, 0.05, 1.003, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "words"),
+    [
+        ({}, "perspective", ""),
+        ({"scale_ratio": None}, "perspective", ""),
+        ({"rotation_deg": 0.7}, "perspective", "frames 20-29 does not fit: 0.7 degrees"),
+        ({"translation_percent": 2.0}, "perspective", "2% of the depth"),
+        ({"translation_percent": 2.0}, "tripod", ""),
+        ({"scale_ratio": 0.8}, "perspective", "scale by 20%"),
+        ({"inliers": 0.4}, "perspective", "40% of its frames"),
+    ],
+)
+def test_parts_of_a_long_clip_that_do_not_fit_are_told(changes, model, words):
+    join = replace(JOIN, **changes)
+    quality = judge(solution(model=model), plate_of(), 0.1, joins=[JOIN, join])
+    assert quality.verdict == ("check" if words else "good")
+    assert words in " ".join(quality.reasons)
+    assert len(quality.reasons) == bool(words)
+    assert quality.to_map()["window_joins"][1]["rotation_deg"] == join.rotation_deg
+
+
+def test_joins_are_told_in_frame_numbers_of_the_plate():
+    plate = replace(plate_of(), frame_numbers=list(range(1001, 1001 + NUM)))
+    quality = judge(solution(), plate, 0.1, joins=[replace(JOIN, rotation_deg=1.0)])
+    assert "frames 1021-1030" in quality.reasons[0]
+    assert quality.window_joins[0].first_frame == 1021
 
 
 def test_baseline_is_the_extent_of_the_path_over_the_depth():

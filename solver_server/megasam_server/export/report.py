@@ -147,6 +147,13 @@ def _numbers(shot: SolvedShot, settings: SolveSettings) -> list[tuple[str, str]]
         (f"Focal length, {how}", f"{focal_px:.1f} px"),
         ("Focal length", f"{focal_mm:.2f} mm on a {film_back_mm:g} mm film back{assumed}"),
         ("Scale", "metres" if quality.scale_is_metric else "not known: one unit is taken as 1 m"),
+        *(
+            (
+                f"Parts joined at frames {join.first_frame}-{join.last_frame}",
+                f"{join.rotation_deg:.3f} degrees and {join.translation_percent:.2f}% of the depth apart",
+            )
+            for join in quality.window_joins
+        ),
     ]
 
 

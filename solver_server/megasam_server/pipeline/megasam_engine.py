@@ -47,10 +47,11 @@ from megasam_server.pipeline.stage_cache import KEPT, StageCache, key_of
 from megasam_server.pipeline.stage_meter import StageMeter
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames, tracker_intrinsics
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
+from megasam_server.tracking.dense_slam.joined_windows import track_clip
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.read_ahead import ReadAhead
 from megasam_server.tracking.dense_slam.result_file import read_result, write_result
-from megasam_server.tracking.dense_slam.tracker import Tracker, TrackingResult
+from megasam_server.tracking.dense_slam.tracker import TrackingResult
 from megasam_server.video_depth.clip_depth import (
     DepthFile,
     TrackedClip,
@@ -241,7 +242,7 @@ class _Solve:
                 if self.networks.device.type == "cuda":
                     # What does not fit there would go to the host and back in every step.
                     room = max(room, int(_STATES_SHARE * free_on(self.networks.device)))
-                return Tracker(
+                return track_clip(
                     ReadAhead(frames),
                     tracker_intrinsics(lens, self.size),
                     network,
@@ -249,7 +250,7 @@ class _Solve:
                     self.networks.device,
                     self.networks.correlations,
                     lambda share, words: self.progress.update("tracking", share, 1, words),
-                ).run()
+                )
 
         result = with_halved_chunks("tracking", options.global_chunk, work, self.reductions)
         write_result(path, result)
@@ -365,6 +366,7 @@ class _Solve:
             float(np.mean([mask.mean() for mask in masks])),
             solution.scale_is_metric,
             doubts,
+            result.joins,
         )
         told = [*quality.warnings, *scale.notices, *self.notices, *self.reductions.notices]
         prior = "" if scale.alignment else ", without a depth prior"

@@ -9,9 +9,10 @@ of VGA.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from megasam_shared.quality import Quality, Verdict
+from megasam_shared.quality import Quality, Verdict, WindowJoin
 
 from megasam_server.media.plate import PlateInfo
 from megasam_server.tracking.solution import TrackingSolution
@@ -24,6 +25,9 @@ _GOOD_FRAME_EXPLAINED = 0.5
 _GOOD_WEAK, _FAILED_WEAK = 0.02, 0.5
 _LOW_PARALLAX = 0.03
 _MANY_MOVING = 0.5
+# Where two windows of a long clip meet: a jump of some three thousandths of the picture's width.
+_GOOD_JOIN_DEG, _GOOD_JOIN_PERCENT = 0.2, 0.5
+_GOOD_JOIN_SCALE, _GOOD_JOIN_INLIERS = 0.05, 0.7
 
 
 def judge(
@@ -32,6 +36,7 @@ def judge(
     moving_share: float,
     scale_is_metric: bool = False,
     doubts: Sequence[str] = (),
+    joins: Sequence[WindowJoin] = (),
 ) -> Quality:
     """Quality of a solved plate.
 
@@ -40,7 +45,14 @@ def judge(
         moving_share: mean share of pixels in the motion masks, 0-1.
         scale_is_metric: lengths are metres.
         doubts: what else keeps the engine from calling its solve good, for the artist.
+        joins: of the windows that the clip was solved in; frames from 0 on.
     """
+    numbers = plate.frame_numbers
+    joins = [
+        replace(join, first_frame=numbers[join.first_frame], last_frame=numbers[join.last_frame])
+        for join in joins
+    ]
+    doubts = [*doubts, *_misfits(joins, solution.model)]
     parallax = baseline_to_depth(solution)
     verdict, reasons = _verdict(solution, plate, moving_share, parallax)
     if verdict != "failed" and doubts:
@@ -58,6 +70,7 @@ def judge(
         focal_profile=solution.focal_profile,
         scale_is_metric=scale_is_metric,
         warnings=list(solution.warnings),
+        window_joins=joins,
     )
 
 
@@ -69,6 +82,33 @@ def baseline_to_depth(solution: TrackingSolution) -> float:
     centres = solution.cameras.world_from_cam[:, :3, 3]
     _, depth = solution.cameras.project(points.xyz[points.seen_point], points.seen_frame)
     return float(np.linalg.norm(np.ptp(centres, axis=0)) / np.median(depth))
+
+
+def _misfits(joins: Sequence[WindowJoin], model: str) -> list[str]:
+    """What must be said of the places where two windows meet."""
+    said = []
+    for join in joins:
+        ratio = 1.0 if join.scale_ratio is None else join.scale_ratio
+        faults = [
+            (join.rotation_deg > _GOOD_JOIN_DEG, f"{join.rotation_deg:.2g} degrees apart"),
+            (
+                # A tripod stands where it stands, whatever the tracker thinks of its place.
+                model != "tripod" and join.translation_percent > _GOOD_JOIN_PERCENT,
+                f"positions apart by {join.translation_percent:.2g}% of the depth",
+            ),
+            (
+                abs(ratio - 1) > _GOOD_JOIN_SCALE,
+                f"path and depth disagree on the scale by {abs(ratio - 1):.0%}",
+            ),
+            (join.inliers < _GOOD_JOIN_INLIERS, f"{join.inliers:.0%} of its frames agree"),
+        ]
+        texts = [text for happened, text in faults if happened]
+        if texts:
+            said.append(
+                f"The join of two parts of the clip at frames {join.first_frame}-{join.last_frame} does not fit: "
+                f"{', '.join(texts)}. The path bends there: look at it, or solve the parts one by one."
+            )
+    return said
 
 
 def _finite(solution: TrackingSolution) -> bool:

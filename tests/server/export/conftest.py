@@ -11,7 +11,7 @@ from megasam_server.geometry.point_cloud import PointCloud
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.plate import PlateInfo
 from megasam_server.pipeline.solved_shot import SolvedShot
-from megasam_shared.quality import FocalProfile, Notice, Quality
+from megasam_shared.quality import FocalProfile, Notice, Quality, WindowJoin
 from scipy.spatial.transform import Rotation
 
 WIDTH, HEIGHT = 641, 359
@@ -71,6 +71,7 @@ def synthetic_quality(num_frames: int = NUM_FRAMES) -> Quality:
         ),
         scale_is_metric=False,
         warnings=[Notice("plate_gap", "Frame <1003> is dark.", "Look at it & decide.")],
+        window_joins=[WindowJoin(1003, 1004, 0.0213, 0.105, None, 1.0)],
     )
 
 

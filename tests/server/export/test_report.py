@@ -79,6 +79,8 @@ def test_report_says_what_the_solve_says(tmp_path, shot, frames):
         "512 MiB",
         "hardly observable",
         "36 mm film back, assumed",
+        "Parts joined at frames 1003-1004",
+        "0.021 degrees and 0.10% of the depth apart",
     ):
         assert text in page.text
 

@@ -19,6 +19,10 @@ from megasam_server.tracking.dense_slam.joined_windows import (  # noqa: E402
     track_clip,
 )
 from megasam_server.tracking.dense_slam.options import TrackerOptions  # noqa: E402
+from megasam_server.tracking.dense_slam.result_file import (  # noqa: E402
+    read_result,
+    write_result,
+)
 from megasam_server.tracking.dense_slam.tracker import Tracker, TrackingResult  # noqa: E402
 
 from tests.server.tracking.flow_oracle import FRAME_NUMBERS, FlowOracle, NumberedFrames  # noqa: E402
@@ -204,7 +208,7 @@ def result_of(true: Truth, window: range) -> TrackingResult:
     return TrackingResult(poses, disps, static, true.intrinsics, True, 1.0, [0], None, 5.0)
 
 
-def test_windows_in_worlds_of_their_own_are_put_together():
+def test_windows_in_worlds_of_their_own_are_put_together(tmp_path):
     true, windows = stroll(50), [range(0, 30), range(20, 50)]
     first, second = (result_of(true, window) for window in windows)
     poses = second.cam_from_world.clone()
@@ -218,6 +222,8 @@ def test_windows_in_worlds_of_their_own_are_put_together():
     assert result.prior_scale == pytest.approx(1, rel=1e-4)
     assert result.keyframes == [0, 20]
     assert result.joins[0].rotation_deg < 1e-3
+    write_result(tmp_path / "result.npz", result)
+    assert read_result(tmp_path / "result.npz").joins == result.joins
 
 
 @pytest.mark.parametrize("what", ["rotation", "scale"])
