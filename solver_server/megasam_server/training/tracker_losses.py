@@ -12,9 +12,9 @@ from megasam_server.training.clips import CELL
 from megasam_server.training.unrolling import ClipGraph, Lesson, Revision, project
 
 DISCOUNT = 0.9
-# Residual in cells below which a confidence is 1: weight = (SURE_CELLS / expected residual)^2, so
-# that weighted squares are in the ratio of the information that bundle adjustment wants.
-SURE_CELLS = 0.15
+# weight = 1 / (1 + expected residual / SURE_CELLS)^2: squares weighted so are in the ratio of the
+# information that bundle adjustment wants, and never so sure that nothing could be learned any more.
+SURE_CELLS = 0.1
 LARGEST_RESIDUAL = 16.0
 # Where the target is out of the picture the network can only guess.
 GUESS = 0.2
@@ -101,8 +101,8 @@ class Teacher:
 
 
 def confidence_loss(weight: Tensor, residual: Tensor) -> Tensor:
-    """Negative log likelihood, up to a constant, of residuals (cells) that follow Laplace's distribution of scale
-    SURE_CELLS / sqrt(weight): least where the weight is (SURE_CELLS / expected residual)^2, or 1.
+    """Negative log likelihood, up to a constant, of residuals (cells) and an error of SURE_CELLS that is always there,
+    which follow Laplace's distribution of scale SURE_CELLS / sqrt(weight).
 
     Args:
         weight, residual: [...,2].
@@ -111,8 +111,12 @@ def confidence_loss(weight: Tensor, residual: Tensor) -> Tensor:
         [...], the mean over x and y.
     """
     weight = weight.clamp(min=1e-6)
-    scaled = residual.abs().clamp(max=LARGEST_RESIDUAL) / SURE_CELLS
-    return (scaled * weight.sqrt() - 0.5 * weight.log()).mean(-1)
+    return (normalised_residual(weight, residual) - 0.5 * weight.log()).mean(-1)
+
+
+def normalised_residual(weight: Tensor, residual: Tensor) -> Tensor:
+    """Residuals over what their weights expect; 1 on the average where these are honest."""
+    return (1 + residual.abs().clamp(max=LARGEST_RESIDUAL) / SURE_CELLS) * weight.sqrt()
 
 
 def static_loss(probability: Tensor, static: Tensor, counted: Tensor) -> Tensor:

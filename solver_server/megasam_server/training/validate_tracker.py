@@ -36,7 +36,7 @@ from megasam_server.training.track_clips import (
     table_row,
     track,
 )
-from megasam_server.training.tracker_losses import SURE_CELLS, inside
+from megasam_server.training.tracker_losses import inside, normalised_residual
 from megasam_server.training.unrolling import ClipGraph, Lesson, Plan, cold_start, unroll
 
 CLIPS, FRAMES, ITERATIONS = 4, 5, 14
@@ -97,7 +97,6 @@ def _measure(network: DroidNet, lesson: Lesson, graph: ClipGraph) -> dict[str, T
     (last,) = unroll(network, lesson, graph, cold_start(lesson, graph), plan)
     seen = lesson.valid & inside(lesson.target, graph.grid)
     residual = last.target - lesson.target
-    expected = SURE_CELLS / last.output.weight.clamp(min=1e-6).sqrt()
     off = (last.coords - lesson.rigid).norm(dim=-1)
     turned = se3.log(se3.relative(last.state.poses, lesson.truth.poses))[:, 3:].norm(dim=-1)
     probability = graph.sources.mean(last.output.static_probability[:, None])[:, 0]
@@ -105,7 +104,7 @@ def _measure(network: DroidNet, lesson: Lesson, graph: ClipGraph) -> dict[str, T
         "error": CELL * residual.norm(dim=-1)[seen],
         "motion": CELL * (lesson.target - graph.grid).norm(dim=-1)[seen],
         "weight": last.output.weight.mean(-1)[seen],
-        "normalised": (residual.abs() / expected).mean(-1)[seen],
+        "normalised": normalised_residual(last.output.weight, residual).mean(-1)[seen],
         "state": CELL * off[seen & lesson.static],
         "rotation": torch.rad2deg(turned[graph.clips :]),
     }
