@@ -93,24 +93,27 @@ class Clock:
 
 
 class Diary:
-    """``training.csv`` and standard output: a row every ``log_seconds``."""
+    """``training.csv`` and standard output: every ``log_seconds`` the means since the last row."""
 
     def __init__(self, options: argparse.Namespace, clock: Clock) -> None:
         self._options, self._clock = options, clock
-        self._noted, self._steps = time.monotonic(), 0
+        self._noted = time.monotonic()
+        self._figures: list[dict[str, Tensor]] = []
 
     def step(self, step: int, rate: float, figures: dict[str, Tensor]) -> None:
-        """Count a step; ``figures`` are scalars, read only when a row is due."""
-        self._steps += 1
+        """Count a step; ``figures`` are scalars, not a number where unknown, read when a row is due."""
+        self._figures.append({name: value.detach() for name, value in figures.items()})
         now = time.monotonic()
         if now - self._noted <= self._options.log_seconds:
             return
         row = {"step": step, "minutes": round(self._clock.minutes, 3), "lr": f"{rate:.2e}"}
-        row |= {name: round(float(value), 4) for name, value in figures.items()}
-        row["steps_per_second"] = round(self._steps / (now - self._noted), 2)
+        for name in figures:
+            values = torch.stack([noted[name].float().cpu() for noted in self._figures])
+            row[name] = round(float(values.nanmean()), 4)
+        row["steps_per_second"] = round(len(self._figures) / (now - self._noted), 2)
         append_row(self._options.out / "training.csv", row)
         print(row, flush=True)
-        self._noted, self._steps = now, 0
+        self._noted, self._figures = now, []
 
 
 @torch.no_grad()

@@ -48,7 +48,12 @@ class Teacher:
         self._share = share * self._counted  # [E*B,h,w]
         self._total = self._taught = torch.zeros((), device=share.device)
         self._seen = 0
-        self._parts = {"static": UNKNOWN, "geometry": UNKNOWN}
+        motion = (lesson.target - graph.grid).norm(dim=-1)
+        self._parts = {
+            "motion_px": CELL * mean(motion, self._inside.float()),
+            "static": UNKNOWN,
+            "geometry": UNKNOWN,
+        }
 
     def hear(self, revision: Revision) -> None:
         """One more iteration."""
