@@ -78,7 +78,7 @@ def big_mover_take(count: int) -> Take:
 
 
 def corridor_take(count: int) -> Take:
-    """A long walk to and fro, twelve times the keyframes that a small buffer holds."""
+    """A long walk to and fro."""
 
     def path(time: float) -> np.ndarray:
         eye = np.array([1.6 * np.sin(0.9 * time), -1.4, -2.4 + 0.5 * np.sin(0.5 * time)])
