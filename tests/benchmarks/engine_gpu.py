@@ -166,7 +166,7 @@ def solve(
     networks.depth_encoder = choice.selection.chosen["mono_depth"].checkpoint.name.split("_")[-1]
     predicted = preset_fit.needs_of(settings, choice.selection, clip.plate)
     footage = clip.footage(settings, folder)
-    meter = StageMeter()
+    meter, timed = StageMeter(), TimedProgress()
     tracked = []
     track_clip = megasam_engine.write_result
 
@@ -182,7 +182,7 @@ def solve(
         job = SolveJob(Path("plate"), None, settings, Path(work), Path(work) / "results")
         try:
             shot = megasam_engine.solve_megasam(
-                job, footage, choice, networks, StageCache(None), meter, SilentProgress()
+                job, footage, choice, networks, StageCache(None), meter, timed
             )
         except MegasamError as error:
             return failure(error, started)
@@ -208,8 +208,22 @@ def solve(
         "keyframes": len(tracked[0].keyframes),
         **errors,
         "rows": rows,
+        "steps_s": {k: round(v, 2) for k, v in timed.seconds.items() if k.startswith("tracking")},
         "ms_a_frame": round(sum(row["ms_a_frame"] for row in rows), 1),
     }
+
+
+class TimedProgress(SilentProgress):
+    """Seconds between what a solve says, by stage and words."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._step, self._since = "", time.perf_counter()
+
+    def update(self, stage: str, done: float, total: float, note: str = "") -> None:
+        now = time.perf_counter()
+        self.seconds[self._step] = self.seconds.get(self._step, 0.0) + now - self._since
+        self._step, self._since = f"{stage}: {note}" if note else stage, now
 
 
 def selected(settings: SolveSettings) -> Selection:

@@ -102,9 +102,22 @@ def build_with(architecture: Architecture, published: State) -> nn.Module:
     """
     with _NoInitialisation():
         network = architecture.build()
-    # Strict: a weight that was not initialised and is not loaded would be an error here.
-    network.load_state_dict(architecture.from_official(published, network.state_dict()))
+    own = network.state_dict()
+    loaded = architecture.from_official(published, own)
+    # What the file holds takes the place of the weights, which were never written and so took no
+    # memory: there is never a second copy. Strict: a weight that is not loaded is an error here.
+    network.load_state_dict(
+        {name: _laid_out_as(own[name], tensor) for name, tensor in loaded.items()}, assign=True
+    )
     return network.eval().requires_grad_(False)
+
+
+def _laid_out_as(own: Tensor, given: Tensor) -> Tensor:
+    """``given`` in the type and order of memory of ``own``: itself, where it has them."""
+    layout = torch.contiguous_format
+    if own.ndim == 4 and own.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+    return given.to(own.dtype).contiguous(memory_format=layout)
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -11,6 +11,8 @@ with edges.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from megasam_shared.errors import MegasamError
@@ -24,6 +26,8 @@ LOOKUP_CHANNELS = LEVELS * (2 * RADIUS + 1) ** 2
 # sqrt of the scale of C: each side is divided by 4, which is exact in any float type and keeps
 # float16 sums away from overflow.
 _FEATURE_SCALE = 0.25
+
+_ALIGNED_ROWS = 8
 
 CORRELATION_SCRATCH = 256 * 2**20
 """Bytes that :class:`OnTheFlyCorrelation` takes for the volume of the edges in work."""
@@ -114,7 +118,8 @@ class CorrelationVolume:
 
     def __init__(self, fmaps_i: torch.Tensor, fmaps_j: torch.Tensor, radius: int = RADIUS) -> None:
         self.radius = radius
-        self.levels = _volume_levels(_FEATURE_SCALE * fmaps_i, feature_pyramid(fmaps_j))
+        targets = [_Rows.of(level) for level in feature_pyramid(fmaps_j)]
+        self.levels = _volume_levels(_Rows.of(_FEATURE_SCALE * fmaps_i), targets)
 
     @classmethod
     def of_levels(cls, levels: list[torch.Tensor], radius: int = RADIUS) -> CorrelationVolume:
@@ -156,14 +161,42 @@ class CorrelationVolume:
         return torch.cat(windows, dim=-1).permute(0, 3, 1, 2)  # [E,4*W*W,h,w]
 
 
-def _volume_levels(source: torch.Tensor, targets: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Products of features [E,C,h,w], scaled, and of those of the other frames at all levels."""
-    edges, _, height, width = source.shape
-    rows = source.flatten(2).transpose(1, 2)  # [E,h*w,C]
-    return [
-        torch.bmm(rows, target.flatten(2)).view(edges, height, width, *target.shape[-2:])
-        for target in targets
-    ]
+@dataclass(frozen=True)
+class _Rows:
+    """Features [N,C,a,b] as matrices whose rows are pixels, some rows of zeros behind the last.
+
+    Matrix units want sides in multiples of 8, which few grids have: without the zeros the product
+    takes twice as long.
+
+    Attributes:
+        values: [N,R,C], R >= a*b.
+        size: a, b.
+    """
+
+    values: torch.Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, features: torch.Tensor) -> _Rows:
+        rows = features.flatten(2).transpose(1, 2)  # [N,a*b,C]
+        missing = -rows.shape[1] % _ALIGNED_ROWS
+        return cls(F.pad(rows, (0, 0, 0, missing)).contiguous(), tuple(features.shape[2:]))
+
+    def __getitem__(self, index: torch.Tensor) -> _Rows:
+        return _Rows(self.values[index], self.size)
+
+
+def _volume_levels(source: _Rows, targets: list[_Rows]) -> list[torch.Tensor]:
+    """Products of scaled features of E frames and of those of E others at all levels, per level
+    [E,h,w,a,b]; in memory a pixel's values may have a gap behind them."""
+    height, width = source.size
+    levels = []
+    for target in targets:
+        rows, columns = target.size
+        volume = torch.bmm(source.values, target.values.mT)  # [E,R,R']
+        volume = volume[:, : height * width, : rows * columns]
+        levels.append(volume.unflatten(2, (rows, columns)).unflatten(1, (height, width)))
+    return levels
 
 
 class OnTheFlyCorrelation:
@@ -178,7 +211,7 @@ class OnTheFlyCorrelation:
     """
 
     def __init__(self, fmaps: torch.Tensor, scratch_bytes: int = CORRELATION_SCRATCH) -> None:
-        self._pyramid = feature_pyramid(fmaps)
+        self._pyramid = [_Rows.of(level) for level in feature_pyramid(fmaps)]
         pixels = fmaps.shape[-2] * fmaps.shape[-1]
         edge_bytes = pixels * pixels * fmaps.element_size() * 4 // 3  # all levels: 1 + 1/4 + ...
         self._edges_at_once = max(1, scratch_bytes // edge_bytes)
@@ -196,7 +229,8 @@ class OnTheFlyCorrelation:
         """
         edges, height, width = coords.shape[:3]
         features = self._pyramid[0]
-        windows = features.new_empty(edges, height, width, LOOKUP_CHANNELS).permute(0, 3, 1, 2)
+        windows = features.values.new_empty(edges, height, width, LOOKUP_CHANNELS)
+        windows = windows.permute(0, 3, 1, 2)
         for start in range(0, edges, self._edges_at_once):
             part = slice(start, start + self._edges_at_once)
             levels = _volume_levels(features[ii[part]], [x[jj[part]] for x in self._pyramid])

@@ -295,6 +295,9 @@ def _window_kernel(
     out,
     out_row,
     count,
+    pixels,
+    edge_stride,
+    pixel_stride,
     rows,
     columns,
     scale,
@@ -315,7 +318,8 @@ def _window_kernel(
     # Far outside the image a float no longer fits an integer: those places read zeros anyway.
     u = tl.clamp(left, -1e6, 1e6).to(tl.int32) + tap // window - RADIUS
     v = tl.clamp(top, -1e6, 1e6).to(tl.int32) + tap % window - RADIUS
-    at = volume + pixel * (rows * columns) + v * columns + u
+    # Between images, too, where there is a gap behind each pixel's values.
+    at = volume + pixel // pixels * edge_stride + pixel % pixels * pixel_stride + v * columns + u
     in_u = (u >= 0) & (u < columns) & live
     in_u1 = (u >= -1) & (u < columns - 1) & live
     in_v = (v >= 0) & (v < rows)
@@ -327,6 +331,14 @@ def _window_kernel(
     tl.store(out + pixel * out_row + tap, value, live)
 
 
+def _pixels_in_a_row(volume: torch.Tensor) -> torch.Tensor:
+    """[E,h,w,a,b], each pixel's values in one piece, and the pixels of an edge at equal distances."""
+    pixel, row, value = volume.stride()[2:]
+    even = volume.stride(1) == volume.shape[2] * pixel
+    whole = value == 1 and row == volume.shape[4]
+    return volume if even and whole else volume.contiguous()
+
+
 def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int) -> torch.Tensor:
     edges, height, width = coords.shape[:3]
     taps = (2 * radius + 1) ** 2
@@ -334,12 +346,16 @@ def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int
     count = edges * height * width
     coords = coords.float().contiguous()
     for level, volume in enumerate(levels):
+        volume = _pixels_in_a_row(volume)
         _window_kernel[(triton.cdiv(count, _PIXELS_AT_ONCE),)](
-            volume.contiguous(),
+            volume,
             coords,
             out[..., level * taps :],
             out.stride(2),
             count,
+            height * width,
+            volume.stride(0),
+            volume.stride(2),
             volume.shape[3],
             volume.shape[4],
             0.5**level,

@@ -61,6 +61,7 @@ from megasam_server.video_depth.clip_depth import (
 
 NO_CHECKPOINT = "no checkpoint"
 PRESET_SKIPS = "the settings skip it"
+NO_ROOM = "the GPU has not enough memory"
 
 _STATES_SHARE = 0.25
 """Of the GPU memory that is free when the tracking begins, for the hidden states of its edges."""
@@ -87,7 +88,11 @@ def solve_megasam(
         MegasamError: ``out_of_gpu_memory``, ``frame_too_narrow``, ``tracking_diverged``, or what
             loading a checkpoint raises.
     """
-    reductions = Reductions(mode=choice.reduced_to, empty_device=networks.empty_device)
+    reductions = Reductions(
+        mode=choice.reduced_to,
+        allowed=job.settings.fallback_policy != "fail",
+        empty_device=networks.empty_device,
+    )
     return _Solve(job, footage, networks, cache, meter, progress, reductions).shot(choice)
 
 
@@ -391,6 +396,7 @@ class _Solve:
         with skippable(stage, self.reductions):
             with_halved_chunks(stage, chunk, work, self.reductions)
             return True
+        self.progress.skip(stage, NO_ROOM)
         return False
 
     def _key(self, stage: str, **depends_on: object) -> str:

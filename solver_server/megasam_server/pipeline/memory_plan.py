@@ -53,8 +53,8 @@ _UNEVEN = 1.15
 # Bytes of RAFT for a pair one way and cell, beside the correlation volume: with the room for what goes
 # in and comes out of its graph.
 _PER_FLOW_CELL = 20_000
-# Of one group of a bundle adjustment.
-_BUNDLE = 1000 * MIB
+# Bytes of a bundle adjustment for each pixel that it works on at a time.
+_PER_BUNDLE_PIXEL = 500
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def _tracking(cells: int, count: int, options: TrackerOptions) -> int:
     states = min(together * edges * feature, options.max_state_bytes)
     flows = together * edges * cells * 4 * FULL
     chunk = int(_UNEVEN * options.global_chunk * edges) * cells * _PER_EDGE_CELL
-    everything = stacked + states + flows + max(chunk + CORRELATION_SCRATCH, _BUNDLE)
+    bundle = options.bundle_pixels * _PER_BUNDLE_PIXEL
+    everything = stacked + states + flows + max(chunk + CORRELATION_SCRATCH, bundle)
     return OVERHEAD + bank + max(frontend, everything)
 
 

@@ -14,6 +14,7 @@ from megasam_shared.quality import Notice
 from megasam_shared.stages import STAGE_BY_KEY
 
 from megasam_server.models.cuda_graph import release_graph_memory
+from megasam_server.pipeline.freed_memory import give_back_freed_memory
 
 Result = TypeVar("Result")
 
@@ -30,12 +31,14 @@ class Reductions:
     Attributes:
         steps: (stage, what was done), e.g. ("flow", "chunk 8 to 2").
         mode: what was given up before the solve began, e.g. ``Fast mode``.
+        allowed: the artist lets the solve give something up; else it fails instead.
         empty_device: frees GPU memory that is kept for later, before anything is given up; False
             when there was none.
     """
 
     steps: dict[str, str] = field(default_factory=dict)
     mode: str = ""
+    allowed: bool = True
     empty_device: Callable[[], bool] = lambda: False
 
     @property
@@ -102,7 +105,7 @@ def skippable(stage: str, reductions: Reductions) -> Iterator[None]:
     try:
         yield
     except MegasamError as error:
-        if error.code != OUT_OF_MEMORY:
+        if error.code != OUT_OF_MEMORY or not reductions.allowed:
             raise
         reductions.steps[stage] = "skipped"
 
@@ -130,8 +133,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Hand unused GPU memory back: of networks that are done with, or of an attempt that failed."""
+    """Hand unused memory back, of networks that are done with or of an attempt that failed."""
     gc.collect()
+    give_back_freed_memory()
     if torch.cuda.is_available():
         release_graph_memory()
         torch.cuda.empty_cache()
@@ -144,7 +148,7 @@ def _first_that_fits(
     in_words: Callable[..., str],
     reductions: Reductions,
 ) -> Result:
-    for value in values:
+    for value in values if reductions.allowed else values[:1]:
         # Outside of the ``except``: there the error would keep the tensors of the attempt alive.
         done, result = _attempt(work, value)
         if not done and reductions.empty_device():
@@ -155,7 +159,7 @@ def _first_that_fits(
                 reductions.steps[stage] = in_words(value)
             return result
         release_memory()
-    raise _no_room(stage)
+    raise _no_room(stage, reductions.allowed)
 
 
 def _attempt(work: Callable[..., Result], value: float) -> tuple[bool, Result | None]:
@@ -167,11 +171,11 @@ def _attempt(work: Callable[..., Result], value: float) -> tuple[bool, Result | 
         return False, None
 
 
-def _no_room(stage: str) -> MegasamError:
+def _no_room(stage: str, allowed: bool = True) -> MegasamError:
+    tried = "not even with the smallest chunks" if allowed else "and nothing may be lowered for it"
     return MegasamError(
         OUT_OF_MEMORY,
-        f"The GPU has not enough memory for {STAGE_BY_KEY[stage].title.lower()}, not even with the"
-        " smallest chunks.",
+        f"The GPU has not enough memory for {STAGE_BY_KEY[stage].title.lower()}, {tried}.",
         "Use a lower quality preset or tracking resolution, free the GPU of other programs, or"
         " solve with the classical engine.",
     )

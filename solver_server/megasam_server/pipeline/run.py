@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from megasam_shared.errors import MegasamError
+from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
 
 from megasam_server.checkpoints.selection import any_weights
@@ -101,10 +102,17 @@ def _fitted(
 
     if choice.selection is None or not torch.cuda.is_available():
         return job.settings, choice
-    free = free_on(torch.device("cuda", torch.cuda.current_device()))
+    free = free_on(torch.device("cuda"))
     if job.shelf is not None:
         free += job.shelf.device_bytes  # it makes room for who needs it
-    return fitted_to_gpu(job.settings, choice, plate, free)
+    try:
+        return fitted_to_gpu(job.settings, choice, plate, free)
+    except MegasamError as error:
+        if job.settings.engine != "auto" or job.settings.fallback_policy == "fail":
+            raise
+        notice = Notice(error.code, error.message, error.hint)
+        status = "⚠ Reduced to the classical engine: the GPU is too small"
+        return job.settings, EngineChoice("classical", "Classical", status, [notice])
 
 
 def _solve(

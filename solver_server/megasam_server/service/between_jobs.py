@@ -18,8 +18,8 @@ from types import FrameType
 
 import psutil
 
+from megasam_server.pipeline.freed_memory import give_back_freed_memory
 from megasam_server.pipeline.network_shelf import NetworkShelf
-from megasam_server.service.kept_memory import give_back_freed_memory
 
 MOST_GROWTH = 1 << 30
 """Bytes by which a process may grow from its first rest on, beside the networks that it keeps."""

@@ -1,4 +1,4 @@
-"""How the C library's memory is handed back to the system."""
+"""How much freed memory the C library keeps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ _M_MMAP_THRESHOLD = -3
 # Larger than any message; as much as a server has on the way at once.
 _OWN_MAPPING = 16 << 20
 _KEPT = 64 << 20
-
-
-def give_back_freed_memory() -> None:
-    """Hand the memory that this process has freed back to the system, on glibc."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def keep_freed_memory() -> None:

@@ -96,6 +96,24 @@ def test_several_stages_are_listed():
     assert reductions.status == ("⚠ Reduced mono depth (chunk 2 to 1), optical flow (chunk 4 to 2)")
 
 
+def test_whoever_wants_nothing_given_up_gets_an_error_at_once():
+    tried, reductions = [], Reductions(allowed=False)
+    with pytest.raises(MegasamError, match="nothing may be lowered"):
+        with_halved_chunks("flow", 8, fits(4, tried), reductions)
+    with pytest.raises(MegasamError, match="nothing may be lowered"):
+        with_lower_resolutions("video_depth", 1.0, 0.25, fits(0.5, tried), reductions)
+    assert tried == [8, 1.0]
+    assert reductions.status == ""
+
+
+def test_what_was_given_up_before_the_solve_comes_first():
+    reductions = Reductions(mode="Fast mode")
+    assert reductions.status == "⚠ Reduced to Fast mode"
+    assert reductions.notices == []
+    with_halved_chunks("flow", 4, fits(2, []), reductions)
+    assert reductions.status == "⚠ Reduced to Fast mode, optical flow (chunk 4 to 2)"
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("shapes differ"), MemoryError()])
 def test_other_errors_are_not_tried_again(error):
     tried = []

@@ -112,7 +112,12 @@ def adjust_all(
         optimise_focal=rule.optimise_focal,
     )
     topology = EdgeTopology.build(
-        edges, first_free, end or count, store.disps[0].numel(), store.device
+        edges,
+        first_free,
+        end or count,
+        store.disps[0].numel(),
+        store.device,
+        options.bundle_pixels,
     )
     # As many frames as this have their features on the device all at once.
     together = count <= options.max_keyframes

@@ -166,7 +166,9 @@ class FactorGraph:
         sources = EdgeSources.of(ii)
         keep = store.keeps[ii, ..., None]
         pixels = store.disps[0].numel()
-        topology = EdgeTopology.build(all_edges, first_free, end, pixels, store.device)
+        topology = EdgeTopology.build(
+            all_edges, first_free, end, pixels, store.device, options.bundle_pixels
+        )
         self._extend_eta()
         look_up = self._correlation()
 

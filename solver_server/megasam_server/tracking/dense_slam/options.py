@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from megasam_server.geometry.edge_topology import PIXELS_AT_ONCE
+
 
 @dataclass(frozen=True)
 class ProximityRule:
@@ -39,6 +41,7 @@ class TrackerOptions:
         max_volume_bytes: correlation volumes of the frontend's edges are kept when they, and a copy of them while edges
             are added, fit in this; otherwise they are computed when looked up.
         max_state_bytes: as much of the hidden states of the global adjustment stays on the device.
+        bundle_pixels: of edges that bundle adjustment works on at a time; each takes about 500 bytes.
         feature_dtype: how features and hidden states are stored.
         adjusted_together: at most as many frames are adjusted at a time when all frames are; fewer where
             :meth:`frames_together` says so.
@@ -54,6 +57,7 @@ class TrackerOptions:
     max_keyframes: int = 128
     max_volume_bytes: int = 3 * 2**30
     max_state_bytes: int = 2**31
+    bundle_pixels: int = PIXELS_AT_ONCE
     feature_dtype: torch.dtype = torch.float32
     adjusted_together: int = 128
     adjusted_overlap: int = 32
@@ -142,4 +146,5 @@ class TrackerOptions:
             max_keyframes=max(1, int(self.max_keyframes * share)),
             max_volume_bytes=int(self.max_volume_bytes * share),
             max_state_bytes=int(self.max_state_bytes * share),
+            bundle_pixels=int(self.bundle_pixels * share),
         )
