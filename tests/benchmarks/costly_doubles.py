@@ -235,7 +235,6 @@ class CostlyNetworks:
         self.device = device
         self.precision = torch.float16 if device.type == "cuda" else torch.float32
         self.truth, self._squeeze = truth, squeeze or {}
-        self._modules: dict[str, torch.nn.Module] = {}
         self.loading: dict[str, float] = {}
         self.depth_encoder = "vitl"
         self._share = 1.0
@@ -267,25 +266,22 @@ class CostlyNetworks:
             "tracking": (DroidNet, TrackingDouble),
             "flow": (RaftFlow, FlowDouble),
         }[stage]
-        key = f"{stage} {self.depth_encoder}"
-        if key not in self._modules:
-            self._modules[key] = randomise(make()).eval().requires_grad_(False)
-        network = self._modules[key]
         self.make_room(stage)
+        torch.set_default_dtype(_precision(stage, self.precision))
         try:
-            with explained(stage):
-                network.to(self.device, _precision(stage, self.precision))
+            with explained(stage), torch.device(self.device):
+                network = randomise(make()).eval().requires_grad_(False)
                 if stage == "metric_depth" and self.device.type == "cuda":
                     network.halve_encoder()
-            self.loading[stage] = time.perf_counter() - started
+        finally:
+            torch.set_default_dtype(torch.float32)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.loading[stage] = time.perf_counter() - started
+        try:
             yield double(network, self.truth)
         finally:
-            # Back to the host, in full precision, for the next time; a solve has no part in that.
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            network.to("cpu", torch.float32)
-            self.loading[stage] += time.perf_counter() - started
+            network.to("meta")
             self.make_room("")
 
 

@@ -51,7 +51,8 @@ class Bench:
 
 def randomise(module: nn.Module) -> nn.Module:
     """Random weights that keep the size of signals: normal / sqrt(fan-in); norms near 1."""
-    generator = torch.Generator().manual_seed(1)
+    device = next(module.parameters()).device
+    generator = torch.Generator(device).manual_seed(1)
     with torch.no_grad():
         for name, weight in module.named_parameters():
             weight.normal_(generator=generator)
