@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from megasam_server.geometry import se3  # noqa: E402
+from megasam_server.tracking.dense_slam import joined_windows  # noqa: E402
 from megasam_server.tracking.dense_slam.feature_bank import FrameTensors  # noqa: E402
 from megasam_server.tracking.dense_slam.frame_windows import (  # noqa: E402
     anchored_windows,
@@ -18,6 +19,7 @@ from megasam_server.tracking.dense_slam.joined_windows import (  # noqa: E402
     join_results,
     track_clip,
 )
+from megasam_server.tracking.dense_slam.observability import Observability  # noqa: E402
 from megasam_server.tracking.dense_slam.options import TrackerOptions  # noqa: E402
 from megasam_server.tracking.dense_slam.result_file import (  # noqa: E402
     read_result,
@@ -190,6 +192,44 @@ def test_the_window_that_shows_the_focal_length_gives_it_to_those_that_do_not():
     assert result.focal_refined
     assert float(result.intrinsics[0]) == pytest.approx(FOCAL, rel=1e-2)
     assert path_error(result.cam_from_world, true.poses).rotation < 0.2
+
+
+@pytest.mark.parametrize(
+    ("shown", "optimise", "expected", "runs"),
+    [
+        # How well each window shows the focal length, in what just suffices.
+        ([20, 50, 30], True, 100.0, ["0 free", "1 held", "2 held"]),
+        ([0, 20, 30], True, 101.0, ["0 free", "1 free", "0 held", "2 held"]),
+        ([2, 5, 3], True, 101.0, ["0 free", "1 free", "0 held", "2 free", "2 held"]),
+        ([0, 0, 0], True, FOCAL, ["0 free", "1 free", "2 free"]),
+        ([20, 50, 30], False, FOCAL, ["0 held", "1 held", "2 held"]),
+    ],
+)
+def test_which_window_decides_on_the_focal_length(shown, optimise, expected, runs, monkeypatch):
+    true = stroll(60)
+    done = []
+
+    class Counted:
+        def __init__(self, frames, lens, network, options, *others):
+            self.window, self.lens, self.free = frames._window, lens, options.optimise_focal
+
+        def run(self):
+            number = self.window.start // 16
+            done.append(f"{number} {'free' if self.free else 'held'}")
+            refined = self.free and shown[number] > 0
+            lens = torch.full((4,), 100.0 + number) if refined else self.lens
+            information = shown[number] * TrackerOptions().min_focal_hessian_per_residual
+            seen = Observability(1.0, information * 1000, 1000)
+            found = result_of(true, self.window)
+            return replace(found, intrinsics=lens, focal_refined=refined, observability=seen)
+
+    monkeypatch.setattr(joined_windows, "Tracker", Counted)
+    frames, lens, *others = arguments(true, 0.0, 1.0, tracked_together=28, tracked_overlap=10)
+    others[1] = replace(others[1], optimise_focal=optimise)
+    result = track_clip(frames, lens, *others)
+    assert float(result.intrinsics[0]) == pytest.approx(expected)
+    assert result.focal_refined == (expected != FOCAL)
+    assert done == runs
 
 
 def test_a_clip_of_one_window_is_that_of_the_tracker():

@@ -178,7 +178,8 @@ class FeatureBank:
             computed = compute([self._frames[number] for number in batch])
             for tensors, of_frames in zip(kinds, computed, strict=True):
                 for number, tensor in zip(batch, of_frames, strict=True):
-                    tensors.put(number, tensor, lasting=False)
+                    # A part of the batch would keep all of it alive.
+                    tensors.put(number, tensor.clone(), lasting=False)
 
     def _images(self, frames: Sequence[TrackingFrame]) -> Tensor:
         return torch.stack([frame.image for frame in frames]).to(self._device)

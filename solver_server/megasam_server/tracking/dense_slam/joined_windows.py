@@ -17,6 +17,9 @@ from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.tracker import OnProgress, Tracker, TrackingResult
 from megasam_server.tracking.dense_slam.window_join import SharedFrames, join_windows
 
+# Times the information about the focal length that just suffices.
+_WELL_SHOWN = 10.0
+
 
 def track_clip(
     frames: FrameSource,
@@ -32,8 +35,9 @@ def track_clip(
     A clip of at most ``tracked_together`` frames is tracked by it as a whole. In a longer one each window is joined to
     those before it by the frames that they share, and fades in over these.
 
-    There is one focal length. The first window whose motion shows it decides, as the camera that filmed the others is
-    the same; the later windows hold it, and those before, which did not know it, are tracked again with it.
+    There is one focal length, for one camera filmed it all. The first window whose motion shows it well decides; until
+    there is one, that whose motion shows it best. The others hold it: those that were tracked with another are tracked
+    again.
 
     Raises:
         MegasamError: ``tracking_diverged``.
@@ -54,27 +58,30 @@ def track_clip(
             progress,
         ).run()
 
+    lens, optimise, best = intrinsics.to("cpu", torch.float32), options.optimise_focal, 0.0
+    if len(windows) == 1:
+        return track(windows[0], lens, optimise, report)
     results: list[TrackingResult] = []
-    lens, optimise = intrinsics, options.optimise_focal
     for number, window in enumerate(windows):
 
         def on_window(share: float, words: str, number: int = number) -> None:
             report((number + share) / len(windows), words)
 
-        def on_earlier(share: float, words: str, number: int = number) -> None:
+        def on_repetition(share: float, words: str, number: int = number) -> None:
             report((number + 1) / len(windows), f"again with the focal length found: {words}")
 
         results.append(track(window, lens, optimise, on_window))
-        if results[-1].focal_refined:
-            lens, optimise = results[-1].intrinsics, False
-            results[:-1] = [track(earlier, lens, False, on_earlier) for earlier in windows[:number]]
+        if results[-1].focal_refined and (shown := _focal_information(results[-1])) > best:
+            best, lens = shown, results[-1].intrinsics
+            optimise = best < _WELL_SHOWN * options.min_focal_hessian_per_residual
+        for earlier, result in enumerate(results):
+            if not torch.equal(result.intrinsics, lens):
+                results[earlier] = track(windows[earlier], lens, False, on_repetition)
     return join_results(windows, results)
 
 
 def join_results(windows: list[range], results: list[TrackingResult]) -> TrackingResult:
     """The results of consecutive windows that overlap as one, in the world of the first."""
-    if len(results) == 1:
-        return results[0]
     clip = _Clip.of(results[0])
     joins, keyframes = [], set(results[0].keyframes)
     prior_scales = [results[0].prior_scale]
@@ -83,22 +90,27 @@ def join_results(windows: list[range], results: list[TrackingResult]) -> Trackin
         joins.append(join)
         keyframes |= {window.start + number for number in result.keyframes}
         prior_scales.append(result.prior_scale and result.prior_scale / scale)
-    decided = next((result for result in results if result.focal_refined), None)
+    decided = any(result.focal_refined for result in results)
     seen = [result for result in results if result.observability is not None]
-    telling = max(seen, key=lambda result: result.observability.median_calib, default=results[0])
+    telling = max(seen, key=_focal_information, default=results[0])
     known = [scale for scale in prior_scales if scale]
     return TrackingResult(
         cam_from_world=clip.cam_from_world.float(),
         disparities=clip.disparities,
         static_probability=clip.static_probability,
         intrinsics=results[-1].intrinsics,
-        focal_refined=decided is not None,
+        focal_refined=decided,
         prior_scale=float(np.median(known)) if known else None,
         keyframes=sorted(keyframes),
-        observability=(decided or telling).observability,
+        observability=telling.observability,
         parallax=max((result.parallax for result in seen), default=None),
         joins=joins,
     )
+
+
+def _focal_information(result: TrackingResult) -> float:
+    """About the focal length, for each residual."""
+    return result.observability.median_calib / result.observability.residuals
 
 
 class _Stretch:
