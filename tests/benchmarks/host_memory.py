@@ -93,6 +93,7 @@ def work(order: dict) -> None:
 
     from tests.server.checkpoints.published import published
 
+    run.prepare()
     tell("idle")
     time.sleep(REST_SECONDS)
     tell("importing")

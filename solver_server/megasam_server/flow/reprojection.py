@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from megasam_server.flow.flow_store import FlowStore
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.point_cloud import PointCloud
-from megasam_server.geometry.two_view import TwoView, pixel_grid
-from megasam_server.media.in_order import map_in_order
+from megasam_server.geometry.projective import pixel_grid
+from megasam_server.geometry.two_view import TwoView
 
 EXPLAINED = 3e-3
 """Largest reprojection error of a pixel that fits the cameras, share of the plate's width."""
@@ -27,6 +29,7 @@ STATIC = 0.5
 MOST_POINTS = 8000
 _LEAST_TRUST = 0.99
 _BLOCKS = 8
+_PAIRS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -65,27 +68,34 @@ class Reprojection:
     coverage: float
 
 
-def reprojection(track: DenseTrack, flows: FlowStore, plate_width: int) -> Reprojection:
-    """Compare the flow of all pairs with the track."""
+def reprojection(
+    track: DenseTrack, flows: FlowStore, plate_width: int, device: torch.device
+) -> Reprojection:
+    """Compare the flow of all pairs with the track; computed on ``device``."""
     count, height, width = track.disparity.shape
-    squared, fitting, explained, trusted = (np.zeros(count) for _ in range(4))
-    covered = np.zeros((count, _BLOCKS, _BLOCKS), bool)
-    rows = (np.arange(height) * _BLOCKS // height)[:, None] + np.zeros((1, width), int)
-    columns = (np.arange(width) * _BLOCKS // width)[None] + np.zeros((height, 1), int)
-
-    def of_pair(pair: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return pair_error(track, flows, pair, plate_width)
-
-    sources = flows.pairs[:, 0].tolist()
-    errors = map_in_order(of_pair, range(len(sources)))
-    for i, (error, trust, _) in zip(sources, errors, strict=True):
-        fits = trust & (error < EXPLAINED * plate_width)
-        good = fits & (track.static[i] > STATIC)
-        squared[i] += np.sum(error[good] ** 2)
-        fitting[i] += good.sum()
-        explained[i] += fits.sum()
-        trusted[i] += trust.sum()
-        covered[i, rows[good], columns[good]] = True
+    static = torch.from_numpy(track.static).to(device) > STATIC  # [N,h,w]
+    disparity = torch.from_numpy(track.disparity).to(device)
+    rows = torch.arange(height, device=device) * _BLOCKS // height
+    columns = torch.arange(width, device=device) * _BLOCKS // width
+    blocks = (rows[:, None] * _BLOCKS + columns).flatten()  # [h*w]
+    # Of each frame: squared errors and number of what is good, number of what fits, and is trusted.
+    sums = torch.zeros(count, 4, dtype=torch.float64, device=device)
+    covered = torch.zeros(count, _BLOCKS**2, device=device)
+    everything = np.arange(len(flows.pairs))
+    for start in range(0, len(everything), _PAIRS_AT_ONCE):
+        pairs = everything[start : start + _PAIRS_AT_ONCE]
+        found = _pair_errors(track, disparity, flows, pairs, plate_width)
+        source = torch.from_numpy(flows.pairs[pairs, 0]).to(device)
+        fits = found.trusted & (found.error < EXPLAINED * plate_width)  # [P,h,w]
+        good = fits & static[source]
+        squared = found.error.square().masked_fill(~good, 0.0)
+        each = [squared, good, fits, found.trusted]
+        of_pairs = torch.stack([x.flatten(1).double().sum(1) for x in each], 1)  # [P,4]
+        sums.index_add_(0, source, of_pairs)
+        seen = torch.zeros(len(pairs), _BLOCKS**2, device=device)
+        seen.index_add_(1, blocks, good.flatten(1).float())
+        covered.index_add_(0, source, seen)
+    squared, fitting, explained, trusted = sums.cpu().numpy().T
     with np.errstate(invalid="ignore", divide="ignore"):
         return Reprojection(
             rms_px=float(np.sqrt(squared.sum() / fitting.sum())),
@@ -93,7 +103,7 @@ def reprojection(track: DenseTrack, flows: FlowStore, plate_width: int) -> Repro
             per_frame_count=fitting.astype(np.int64),
             per_frame_explained=explained / np.maximum(trusted, 1),
             explained_share=float(explained.sum() / max(trusted.sum(), 1)),
-            coverage=float(covered.mean()),
+            coverage=float((covered > 0).double().mean()),
         )
 
 
@@ -113,15 +123,19 @@ def static_points(
         plate_size: width and height of the plate, pixels.
     """
     each = -(-MOST_POINTS // max(len(keyframes), 1))
-    _, height, width = track.disparity.shape
+    height, width = track.disparity.shape[1:]
+    disparity = torch.from_numpy(track.disparity)
     scale = np.array([plate_size[0] / width, plate_size[1] / height])
     # Of each keyframe's points: xyz, colour; and for each sighting: point, frame, pixel, error.
     xyz, rgb, seen, total = [], [], [], 0
     for key in keyframes:
-        errors = {p: pair_error(track, flows, p, plate_size[0]) for p in flows.pairs_from(key)}
-        limit = EXPLAINED * plate_size[0]
-        fits = {p: trust & (error < limit) for p, (error, trust, _) in errors.items()}
-        again = sum(fits.values(), np.zeros((height, width), int)) > 0
+        pairs = np.array(flows.pairs_from(key), int)
+        if not len(pairs):
+            continue
+        found = _pair_errors(track, disparity, flows, pairs, plate_size[0])
+        errors, arrived = found.error.numpy(), found.arrived.movedim(1, -1).numpy()
+        fits = found.trusted.numpy() & (errors < EXPLAINED * plate_size[0])
+        again = fits.any(axis=0)
         y, x = np.nonzero(again & (track.static[key] > STATIC))
         if not len(x):
             continue
@@ -133,12 +147,10 @@ def static_points(
         rgb.append(colours[key][y, x])
         at_home = np.stack([x, y], axis=1).astype(float)
         seen.append((numbers, np.full(len(x), key), at_home, np.zeros(len(x))))
-        for pair, fit in fits.items():
-            error, _, arrived = errors[pair]
+        for pair, fit, error, cell in zip(pairs, fits, errors, arrived, strict=True):
             here = fit[y, x]
             frame = np.full(here.sum(), flows.pairs[pair, 1])
-            sighting = (arrived[y, x][here], error[y, x][here])
-            seen.append((numbers[here], frame, *sighting))
+            seen.append((numbers[here], frame, cell[y, x][here], error[y, x][here]))
     if not total:
         none = np.empty(0, np.int64)
         return PointCloud(
@@ -153,28 +165,55 @@ def static_points(
     )
 
 
-def pair_error(
-    track: DenseTrack, flows: FlowStore, pair: int, plate_width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a pair, for each cell of its first frame:
+@dataclass(frozen=True)
+class _PairErrors:
+    """Of P pairs, for each cell of their first frames:
 
-    Returns:
-        error [h,w] in plate pixels between flow and track; whether the flow of all of the cell can
-        be trusted [h,w]; and where it leads [h,w,2] in cells of the other frame.
+    Attributes:
+        error: plate pixels between flow and track, float32 [P,h,w]; infinite behind the camera.
+        trusted: the flow of all of the cell can be trusted, bool [P,h,w].
+        arrived: where the flow leads, in cells of the other frame, float32 [P,2,h,w].
     """
-    i, j = flows.pairs[pair]
-    height, width = track.disparity.shape[1:]
-    cells = (width, height)
-    flow = [cv2.resize(axis, cells, interpolation=cv2.INTER_AREA) for axis in flows.flow(pair)]
-    trust = cv2.resize(flows.trust(pair), cells, interpolation=cv2.INTER_AREA) > _LEAST_TRUST
-    x, y = pixel_grid(height, width)
-    to_cells = (width / flows.width, height / flows.height)
-    arrived = np.stack([x + flow[0] * to_cells[0], y + flow[1] * to_cells[1]])  # [2,h,w]
-    view = TwoView.between(track.cameras, i, j)
-    projected = view.project(view.at_infinity(x, y), track.disparity[i])  # [2,h,w]
-    error = np.linalg.norm(projected - arrived, axis=0) * (plate_width / width)
-    error[~np.isfinite(error)] = np.inf  # behind the camera
-    return error, trust, np.moveaxis(arrived, 0, -1)
+
+    error: Tensor
+    trusted: Tensor
+    arrived: Tensor
+
+
+def _pair_errors(
+    track: DenseTrack, disparity: Tensor, flows: FlowStore, pairs: np.ndarray, plate_width: int
+) -> _PairErrors:
+    """
+    Args:
+        disparity: that of the track, on the device where to compute.
+        pairs: indices of pairs of ``flows``.
+    """
+    device, (height, width) = disparity.device, disparity.shape[1:]
+    flow = np.empty((len(pairs), 2, flows.height, flows.width), np.float16)
+    trust = np.empty((len(pairs), flows.height, flows.width), np.uint8)
+    for row, pair in enumerate(pairs.tolist()):
+        flows.read_into(pair, flow[row], trust[row])
+    # Means over cells: of the flow, and of what can be trusted.
+    moved = F.adaptive_avg_pool2d(torch.from_numpy(flow).to(device).float(), (height, width))
+    share = F.adaptive_avg_pool2d(torch.from_numpy(trust).to(device).float(), (height, width)) / 255
+    to_cells = torch.tensor([width / flows.width, height / flows.height], device=device)
+    grid = pixel_grid(height, width, torch.float32, device).movedim(2, 0)  # [2,h,w]
+    arrived = grid + moved * to_cells[:, None, None]  # [P,2,h,w]
+
+    views = [TwoView.between(track.cameras, i, j) for i, j in flows.pairs[pairs]]
+    matrices = np.concatenate(
+        [[view.homography for view in views], np.array([v.epipole for v in views])[:, :, None]], 2
+    )  # [P,3,4]
+    source = torch.from_numpy(flows.pairs[pairs, 0]).to(device)
+    points = torch.empty(len(pairs), 4, height * width, device=device)
+    points[:, :2], points[:, 2] = grid.flatten(1), 1.0
+    points[:, 3] = disparity[source].flatten(1)
+    x, y, z = torch.bmm(torch.from_numpy(matrices).to(device, torch.float32), points).unbind(1)
+    projected = torch.stack([x / z, y / z], 1).unflatten(2, (height, width))
+    error = (projected - arrived).norm(dim=1) * (plate_width / width)
+    in_front = (z > 1e-6).unflatten(1, (height, width))
+    error = torch.where(in_front & error.isfinite(), error, torch.inf)
+    return _PairErrors(error, share > _LEAST_TRUST, arrived)
 
 
 def _world_points(track: DenseTrack, frame: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:

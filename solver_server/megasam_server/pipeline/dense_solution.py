@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from megasam_shared.quality import Notice
 from torch import Tensor
 
@@ -58,6 +59,7 @@ def dense_solution(
     alignment: ClipAlignment | None,
     plate: PlateInfo,
     focal_given: bool,
+    device: torch.device,
 ) -> DenseSolution:
     """Cameras, static points and their errors.
 
@@ -65,6 +67,7 @@ def dense_solution(
         frames: as they were tracked. flows: of the same frames, any size.
         alignment: of the depth prior that was tracked with; None without one.
         focal_given: it was known and held.
+        device: where flow and track are compared.
     """
     count = len(frames)
     world_from_cam = se3.matrix(se3.inverse(result.cam_from_world.double())).numpy()
@@ -84,7 +87,7 @@ def dense_solution(
     track = DenseTrack(
         cameras.at_resolution(width, height), result.disparities.numpy() / unit, static
     )
-    fit = reprojection(track, flows, plate.width)
+    fit = reprojection(track, flows, plate.width, device)
     colours = {
         key: cv2.resize(frames.rgb(key), (width, height), interpolation=cv2.INTER_AREA)
         for key in result.keyframes

@@ -134,7 +134,13 @@ class _Solve:
             )
             flows = self._flow(frames, masks)
             solution = dense_solution(
-                result, frames, flows, scale.alignment, self.footage.plate, self._focal_is_given
+                result,
+                frames,
+                flows,
+                scale.alignment,
+                self.footage.plate,
+                self._focal_is_given,
+                self.networks.device,
             )
         with self.meter.stage("video_depth"):
             depth = self._video_depth(frames, solution, flows)

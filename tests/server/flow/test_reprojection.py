@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from megasam_server.flow.flow_store import FlowStore
-from megasam_server.flow.reprojection import DenseTrack, reprojection, static_points
-from megasam_server.geometry.camera import CameraPath, Intrinsics
 
+torch = pytest.importorskip("torch")
+
+from megasam_server.flow.flow_store import FlowStore  # noqa: E402
+from megasam_server.flow.reprojection import (  # noqa: E402
+    DenseTrack,
+    reprojection,
+    static_points,
+)
+from megasam_server.geometry.camera import CameraPath, Intrinsics  # noqa: E402
+
+CPU = torch.device("cpu")
 WIDTH, HEIGHT, COUNT, PLATE = 16, 12, 5, (1600, 1200)
 FOCAL, STEP, DEPTH = 14.0, 0.2, 4.0
 
@@ -45,7 +53,7 @@ def static_but_corner() -> np.ndarray:
 
 
 def test_right_cameras_explain_all_but_the_mover(flows):
-    fit = reprojection(slide(static=static_but_corner()), flows, PLATE[0])
+    fit = reprojection(slide(static=static_but_corner()), flows, PLATE[0], CPU)
     assert fit.rms_px < 0.05
     assert np.nanmax(fit.per_frame_rms_px) < 0.05
     assert fit.explained_share == pytest.approx(0.75, abs=0.05)
@@ -54,7 +62,7 @@ def test_right_cameras_explain_all_but_the_mover(flows):
 
 
 def test_wrong_cameras_explain_nothing(flows):
-    fit = reprojection(slide(step=0.0), flows, PLATE[0])
+    fit = reprojection(slide(step=0.0), flows, PLATE[0], CPU)
     assert fit.explained_share == 0
     assert np.isnan(fit.rms_px)
     assert fit.coverage == 0
@@ -63,7 +71,7 @@ def test_wrong_cameras_explain_nothing(flows):
 def test_a_slightly_wrong_lens_is_seen_in_plate_pixels(flows):
     track = slide(static=static_but_corner())
     track.cameras.intrinsics.cx[1:] += 0.02  # cells of 100 plate pixels
-    fit = reprojection(track, flows, PLATE[0])
+    fit = reprojection(track, flows, PLATE[0], CPU)
     assert fit.rms_px == pytest.approx(2.0, abs=1.0)
 
 
@@ -86,3 +94,10 @@ def test_points_lie_on_the_wall_and_are_seen_where_they_project(flows):
 
 def test_without_keyframes_there_are_no_points(flows):
     assert len(static_points(slide(), flows, [], {}, PLATE).xyz) == 0
+
+
+def test_a_keyframe_without_flow_has_no_points(flows, tmp_path):
+    alone = FlowStore(flows.flow_path, flows.trust_path, flows.pairs[:2], flows.width, flows.height)
+    colours = {k: np.zeros((HEIGHT, WIDTH, 3), np.uint8) for k in (0, 4)}
+    points = static_points(slide(static=static_but_corner()), alone, [0, 4], colours, PLATE)
+    assert set(points.seen_frame) == {0, 1}

@@ -147,4 +147,5 @@ class TrackerOptions:
             max_volume_bytes=int(self.max_volume_bytes * share),
             max_state_bytes=int(self.max_state_bytes * share),
             bundle_pixels=int(self.bundle_pixels * share),
+            fill_group=max(1, int(self.fill_group * share)),
         )
