@@ -123,6 +123,25 @@ def test_noisy_flow_gives_nearly_the_path_through_the_frontend():
     assert float(result.intrinsics[0]) == pytest.approx(FOCAL, rel=1e-2)
 
 
+def test_flow_of_edges_far_behind_the_window_goes_and_nobody_misses_it(monkeypatch):
+    true = seen(walk(40, step=0.06, sway=0.3))
+    kept = []
+    forget = FactorGraph.forget_before
+
+    def noted(graph: FactorGraph, slot: int) -> None:
+        forget(graph, slot)
+        kept.append((len(graph.resting), len(graph.forgotten)))
+
+    def tracked() -> TrackingResult:
+        return track(true, priors=rough_prior(true), sigma=0.05, window=5, **DENSE)
+
+    monkeypatch.setattr(FactorGraph, "forget_before", noted)
+    forgetful = tracked()
+    assert kept[-1][1] > kept[-1][0] > 0, kept[-1]
+    monkeypatch.setattr(FactorGraph, "forget_before", lambda graph, slot: None)
+    assert torch.equal(forgetful.cam_from_world, tracked().cam_from_world)
+
+
 def test_better_without_the_defects_of_the_reference():
     true = seen(walk(40, step=0.05, sway=0.2))
     ours, reference = (

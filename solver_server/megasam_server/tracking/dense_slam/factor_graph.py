@@ -29,6 +29,7 @@ class FactorGraph:
     Attributes:
         edges: [E, 2] integers, source and target slot of the active edges.
         resting: [R, 2] the same of the resting edges.
+        forgotten: [F, 2] the same of edges whose flow is gone; they are not added again.
         ages: [E] how many updates each active edge has seen.
         net, inp: [E, 128, h, w] hidden state and input of the update operator.
         target, weight: [E, h, w, 2] where each pixel goes, pixels of the 1/8 grid, and how surely.
@@ -55,6 +56,7 @@ class FactorGraph:
         self.target = grid.new_empty(0, height, width, 2)
         self.weight = self.target
         self.resting = np.empty((0, 2), int)
+        self.forgotten = np.empty((0, 2), int)
         self._resting_target = self.target
         self._resting_weight = self.target
         self._corr: EdgeCorrelation | None = None
@@ -66,8 +68,7 @@ class FactorGraph:
 
         With ``drop_oldest`` the oldest active edges go to rest when there would be too many.
         """
-        known = np.concatenate([self.edges, self.resting])
-        edges = edges[~_contains(known, edges)]
+        edges = edges[~_contains(self._known(), edges)]
         if len(edges) == 0:
             return
         excess = len(self.edges) + len(edges) - self._max_edges
@@ -89,8 +90,9 @@ class FactorGraph:
         self, first_i: int, first_j: int, rule: ProximityRule, drop_oldest: bool = False
     ) -> None:
         """Add edges from frames ``first_i`` on to frames ``first_j`` on, both ways; see :mod:`.proximity`."""
-        known = np.concatenate([self.edges, self.resting])
-        edges = edges_by_proximity(self.store, first_i, first_j, known, rule, self._max_edges)
+        edges = edges_by_proximity(
+            self.store, first_i, first_j, self._known(), rule, self._max_edges
+        )
         self.add(edges, drop_oldest)
 
     def drop(self, mask: np.ndarray, rest: bool = False) -> None:
@@ -112,17 +114,19 @@ class FactorGraph:
         """Edges that have seen many updates go to rest."""
         self.drop(self.ages > self.options.max_age, rest=True)
 
+    def forget_before(self, slot: int) -> None:
+        """Resting edges that touch a frame before ``slot`` will not count any more: their flow goes."""
+        far = (self.resting < slot).any(axis=1)
+        self.forgotten = np.concatenate([self.forgotten, self.resting[far]])
+        self._drop_resting(far)
+
     def remove_keyframe(self, slot: int) -> None:
         """Take a frame and its edges out of the graph and of the store."""
-        gone = (self.resting == slot).any(axis=1)
-        if gone.any():
-            kept = torch.from_numpy(~gone).to(self.store.device)
-            self._resting_target = self._resting_target[kept]
-            self._resting_weight = self._resting_weight[kept]
-        self.resting = self.resting[~gone]
+        self._drop_resting((self.resting == slot).any(axis=1))
         self.drop((self.edges == slot).any(axis=1))
-        self.resting[self.resting > slot] -= 1
-        self.edges[self.edges > slot] -= 1
+        self.forgotten = self.forgotten[(self.forgotten != slot).all(axis=1)]
+        for edges in (self.edges, self.resting, self.forgotten):
+            edges[edges > slot] -= 1
         self._eta = torch.cat([self._eta[:slot], self._eta[slot + 1 :]])
         self.store.remove(slot)
 
@@ -200,6 +204,18 @@ class FactorGraph:
 
         more(iterations)
         return more
+
+    def _known(self) -> np.ndarray:
+        """All edges that there are or were, [K, 2]."""
+        return np.concatenate([self.edges, self.resting, self.forgotten])
+
+    def _drop_resting(self, mask: np.ndarray) -> None:
+        if not mask.any():
+            return
+        kept = torch.from_numpy(~mask).to(self.store.device)
+        self.resting = self.resting[~mask]
+        self._resting_target = self._resting_target[kept]
+        self._resting_weight = self._resting_weight[kept]
 
     def _correlation(self) -> Callable[[Tensor], Tensor]:
         """The windows [E, 196, h, w] of the active edges around coordinates [E, h, w, 2]."""

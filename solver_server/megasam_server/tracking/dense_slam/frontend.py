@@ -67,6 +67,9 @@ class Frontend:
         options, store, graph = self._options, self._store, self._graph
         graph.drop_aged()
         count = len(store)
+        # Edges begin within the window, and those that are still active not far behind it: only flow
+        # near the first of these counts.
+        graph.forget_before(count - 2 * options.window)
         graph.add_by_proximity(
             max(count - options.recent, 0),
             max(count - options.window, 0),
