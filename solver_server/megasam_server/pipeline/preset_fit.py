@@ -15,6 +15,8 @@ from megasam_server.media.plate import PlateInfo
 from megasam_server.pipeline.engines import EngineChoice
 from megasam_server.pipeline.memory_plan import StageNeed, predicted_needs
 
+GPU_TOO_SMALL = "gpu_too_small"
+
 # Of a lower preset, everything but this: what the artist wants solved is not for us to shorten.
 _KEPT = "max_frames"
 
@@ -99,7 +101,7 @@ def _check_ladder(needs: dict[str, StageNeed], free: int) -> None:
     for stage, need in needs.items():
         if need.least > free and not need.optional:
             raise MegasamError(
-                "gpu_too_small",
+                GPU_TOO_SMALL,
                 f"{_title(stage)} needs {_gb(need.least)} of GPU memory even with as little at a time"
                 f" as can be, and {_gb(free)} are free.",
                 "Free the GPU of other programs, lower the tracking resolution, or solve with the"

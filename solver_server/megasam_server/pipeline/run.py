@@ -98,7 +98,7 @@ def _fitted(
     import torch  # not at the top, as below
 
     from megasam_server.models.device_memory import free_on
-    from megasam_server.pipeline.preset_fit import fitted_to_gpu
+    from megasam_server.pipeline.preset_fit import GPU_TOO_SMALL, fitted_to_gpu
 
     if choice.selection is None or not torch.cuda.is_available():
         return job.settings, choice
@@ -108,7 +108,7 @@ def _fitted(
     try:
         return fitted_to_gpu(job.settings, choice, plate, free)
     except MegasamError as error:
-        if job.settings.engine != "auto" or job.settings.fallback_policy == "fail":
+        if error.code != GPU_TOO_SMALL or job.settings.engine != "auto":
             raise
         notice = Notice(error.code, error.message, error.hint)
         status = "⚠ Reduced to the classical engine: the GPU is too small"

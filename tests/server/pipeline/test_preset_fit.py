@@ -10,8 +10,9 @@ from megasam_server.checkpoints.registry import find_checkpoint  # noqa: E402
 from megasam_server.checkpoints.selection import Selection  # noqa: E402
 from megasam_server.checkpoints.verify import CheckpointStatus  # noqa: E402
 from megasam_server.media.plate import PlateInfo  # noqa: E402
-from megasam_server.pipeline import preset_fit  # noqa: E402
+from megasam_server.pipeline import preset_fit, run  # noqa: E402
 from megasam_server.pipeline.engines import EngineChoice  # noqa: E402
+from megasam_server.pipeline.job import SolveJob  # noqa: E402
 from megasam_server.pipeline.preset_fit import fitted_to_gpu, needs_of  # noqa: E402
 from megasam_shared.errors import MegasamError  # noqa: E402
 from megasam_shared.settings import PRESETS, SolveSettings  # noqa: E402
@@ -127,3 +128,28 @@ def test_needs_grow_with_what_they_depend_on_and_not_with_the_length_of_the_clip
     assert need("video_depth", cvd_resolution=1.0) > 2 * need("video_depth")
     for stage in ("mono_depth", "tracking", "flow", "video_depth"):
         assert need(stage, count=1000) == need(stage, count=400)
+
+
+@pytest.mark.parametrize("engine", ["auto", "megasam"])
+def test_where_nothing_fits_auto_solves_without_networks_and_megasam_fails(
+    monkeypatch, tmp_path, engine
+):
+    import torch
+    from megasam_server.models import device_memory
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device_memory, "free_on", lambda device: GIB // 2)
+    monkeypatch.setattr(preset_fit, "select_checkpoints", all_there)
+    settings = SolveSettings(engine=engine)
+    job = SolveJob(tmp_path / "plate", None, settings, tmp_path, tmp_path)
+    choice = EngineChoice("megasam", "MegaSAM", "Solved", selection=all_there(settings))
+    if engine == "megasam":
+        with pytest.raises(MegasamError) as error:
+            run._fitted(job, choice, plate())
+        assert error.value.code == "gpu_too_small"
+        return
+    kept, fallen = run._fitted(job, choice, plate())
+    assert kept == settings
+    assert (fallen.engine, fallen.source) == ("classical", "Classical")
+    assert fallen.status.startswith("⚠ Reduced to the classical engine")
+    assert [notice.code for notice in fallen.notices] == ["gpu_too_small"]
