@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from megasam_server.models.device_memory import free_on
+
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +66,7 @@ class _GraphMemory:
         if self.last is None:
             # A pool ends with its last graph, and cannot be used again.
             self._pool = torch.cuda.graph_pool_handle()
+        _make_room()
         graph, main = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._stream.wait_stream(main)
         try:
@@ -81,6 +84,13 @@ class _GraphMemory:
         main.wait_stream(self._stream)
         self.last = graph
         return graph
+
+
+def _make_room() -> None:
+    """A graph cannot use what the allocator keeps from before: where little else is free, it goes."""
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    if free_on(torch.device("cuda")) < 2 * kept:
+        torch.cuda.empty_cache()
 
 
 _memory = _GraphMemory()

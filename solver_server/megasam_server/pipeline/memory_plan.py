@@ -50,6 +50,9 @@ _CVD_FRAMES = 3 * OVERLAP
 _PER_EDGE_CELL = 3400
 # Most edges of a chunk over the average.
 _UNEVEN = 1.15
+# A recorded graph has memory of its own, beside what runs plainly left behind: Balanced was seen to
+# need the ladder in 4 GiB, where its tensors take 3.4.
+_TWICE = 1.5
 # Bytes of RAFT for a pair one way and cell, beside the correlation volume: with the room for what goes
 # in and comes out of its graph.
 _PER_FLOW_CELL = 20_000
@@ -171,7 +174,7 @@ def _tracking(cells: int, count: int, options: TrackerOptions) -> int:
     stacked = together * feature * 5
     states = min(together * edges * feature, options.max_state_bytes)
     flows = together * edges * cells * 4 * FULL
-    chunk = int(_UNEVEN * options.global_chunk * edges) * cells * _PER_EDGE_CELL
+    chunk = int(_TWICE * _UNEVEN * options.global_chunk * edges) * cells * _PER_EDGE_CELL
     bundle = options.bundle_pixels * _PER_BUNDLE_PIXEL
     everything = stacked + states + flows + max(chunk + CORRELATION_SCRATCH, bundle)
     return OVERHEAD + bank + max(frontend, everything)
