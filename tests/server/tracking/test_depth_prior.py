@@ -35,7 +35,7 @@ def test_a_cell_mostly_without_disparity_has_no_prior():
 
 def store_with(disps: list[float], priors: list[float], times: list[int]) -> KeyframeStore:
     options = TrackerOptions()
-    bank = FeatureBank(CPU, torch.float32, 4)
+    bank = FeatureBank([], None, CPU, torch.float32, 4, 4)
     store = KeyframeStore(2, 3, torch.ones(4), bank, CPU, options)
     for disp, prior, time in zip(disps, priors, times, strict=True):
         store.append(time, IDENTITY, torch.tensor(disp), torch.full((2, 3), prior))
