@@ -133,4 +133,6 @@ def wait_for(condition, timeout: float = 15.0, what: str = "it did not happen"):
 
 def files_below(folder: Path) -> set[str]:
     """Relative paths of all files below a folder."""
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    # Unlike a glob, a walk passes over folders that go meanwhile.
+    found = {Path(above, name) for above, _, names in os.walk(folder) for name in names}
+    return {path.relative_to(folder).as_posix() for path in found}
