@@ -223,12 +223,14 @@ def test_a_solve_goes_on_where_it_was_stopped_and_repeats_only_what_changes(
             "mono_depth", 1, "⚠ Reduced mono depth (chunk 4 to 2)", marks=pytest.mark.slow
         ),
         pytest.param("mono_depth", 9, "⚠ Reduced mono depth (skipped)", marks=pytest.mark.slow),
-        ("metric_depth", 2, "⚠ Reduced metric alignment (chunk 4 to 1)"),
+        pytest.param(
+            "metric_depth", 2, "⚠ Reduced metric alignment (chunk 4 to 1)", marks=pytest.mark.slow
+        ),
         pytest.param(
             "metric_depth", 9, "⚠ Reduced metric alignment (skipped)", marks=pytest.mark.slow
         ),
         ("tracking", 1, "⚠ Reduced camera tracking (chunk 8 to 4)"),
-        ("flow", 3, "⚠ Reduced optical flow (chunk 8 to 1)"),
+        pytest.param("flow", 3, "⚠ Reduced optical flow (chunk 8 to 1)", marks=pytest.mark.slow),
     ],
 )
 def test_out_of_memory_walks_down_the_ladder_and_says_so(
