@@ -165,8 +165,8 @@ class CorrelationVolume:
 class _Rows:
     """Features [N,C,a,b] as matrices whose rows are pixels, some rows of zeros behind the last.
 
-    Matrix units want sides in multiples of 8, which few grids have: without the zeros the product
-    takes twice as long.
+    Matrix units want sides in multiples of 8, which few grids have: for other sides the libraries
+    fall back to their kernels for unaligned rows.
 
     Attributes:
         values: [N,R,C], R >= a*b.
@@ -208,6 +208,9 @@ class OnTheFlyCorrelation:
     Args:
         fmaps: [N,C,h,w], features of all frames.
         scratch_bytes: most memory for the volume of the edges in work; at least one edge is formed.
+
+    Raises:
+        MegasamError: ``image_too_small``, see :func:`feature_pyramid`.
     """
 
     def __init__(self, fmaps: torch.Tensor, scratch_bytes: int = CORRELATION_SCRATCH) -> None:
