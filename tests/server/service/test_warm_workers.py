@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import resource
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,8 @@ from megasam_shared.settings import SolveSettings
 from tests.server.service.conftest import REPOSITORY, is_alive, wait_until_gone
 from tests.server.service.curve_server import CurveStudio
 from tests.server.service.serving import Serving, wait_for
+
+resource = pytest.importorskip("resource", reason="resource limits of POSIX")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WARM_JOB = "tests.server.service.warm_job:run_job"
