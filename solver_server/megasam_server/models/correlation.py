@@ -152,7 +152,7 @@ class CorrelationVolume:
             [E,4*W*W,h,w] in the volume's dtype; channel W*W*l + W*a + b is
             level l at the offset (a - radius, b - radius) in (x, y).
         """
-        if kernels := kernels_for(*self.levels, coords):
+        if kernels := kernels_for(*self.levels, coords, learnable=not coords.requires_grad):
             return kernels.lookup_windows(self.levels, coords, self.radius)
         windows = [
             sample_windows(volume, coords, level, self.radius)

@@ -28,6 +28,7 @@ from megasam_server.models.pointwise import (
     bias_relu,
     blend_hidden,
     gated_mean,
+    instance_norm,
     join,
     norm_gelu,
     reset_hidden,
@@ -36,6 +37,7 @@ from megasam_server.models.pointwise import (
 HIDDEN = 128
 MOTION_CHANNELS = 4
 UPMASK_CHANNELS = 9 * 8 * 8
+INSTANCE_EPS = 1e-5
 
 _ETA_SCALE = 0.01
 _ALIGNED_CHANNELS = 8  # tensor cores want channels in multiples of 8
@@ -114,13 +116,6 @@ def _same(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
 # --------------------------------------------------------------------------------------- encoders
 
 
-def _instance_norm(x: torch.Tensor) -> torch.Tensor:
-    """Each channel of each image to mean 0 and variance 1; [B,C,h,w], statistics in float32."""
-    values = x.float()  # [B,C,h,w]
-    variance, mean = torch.var_mean(values, dim=(2, 3), correction=0, keepdim=True)  # [B,C,1,1]
-    return ((values - mean) * torch.rsqrt(variance + 1e-5)).to(x.dtype)
-
-
 class _ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a short cut; both norms have no parameters, or there are none."""
 
@@ -137,13 +132,18 @@ class _ResidualBlock(nn.Module):
         y = _norm_relu(self.conv1, x, self.normed)  # [B,outputs,h/stride,w/stride]
         y = _norm_relu(self.conv2, y, self.normed)  # [B,outputs,h/stride,w/stride]
         if self.downsample is not None:
-            x = self.downsample(x)  # [B,outputs,h/stride,w/stride]
-            x = _instance_norm(x) if self.normed else x
+            conv = self.downsample[0]  # to [B,outputs,h/stride,w/stride]
+            x = _normed(conv, x, relu=False) if self.normed else conv(x)
         return F.relu(x + y)
 
 
 def _norm_relu(conv: nn.Conv2d, x: torch.Tensor, normed: bool) -> torch.Tensor:
-    return F.relu(_instance_norm(conv(x))) if normed else _conv_relu(conv, x)
+    return _normed(conv, x, relu=True) if normed else _conv_relu(conv, x)
+
+
+def _normed(conv: nn.Conv2d, x: torch.Tensor, relu: bool) -> torch.Tensor:
+    """The convolution's instance norm, which takes away any bias."""
+    return instance_norm(_without_bias(conv, x), INSTANCE_EPS, relu)
 
 
 class _Encoder(nn.Module):

@@ -62,7 +62,7 @@ def reset_hidden(
     Returns:
         [E,C+X,h,w].
     """
-    if kernels := kernels_for(hx, zr, context, h):
+    if kernels := kernels_for(hx, zr, context, h, learnable=context.dim() == 2):
         return kernels.reset_hidden(hx, zr, context, h)
     channels = h.shape[1]
     shift = _over_pixels(context)[:, channels : 2 * channels]  # [E,C,1,1] or [E,C,h,w]
@@ -77,7 +77,7 @@ def blend_hidden(
 
     ``q`` is [E,C,h,w], the candidate before bias and context. Returns [E,C,h,w].
     """
-    if kernels := kernels_for(zr, context, q, h):
+    if kernels := kernels_for(zr, context, q, h, learnable=context.dim() == 2):
         return kernels.blend_hidden(zr, context, q, h)
     channels = h.shape[1]
     context_z = _over_pixels(context)[:, :channels]  # [E,C,1,1] or [E,C,h,w]
@@ -88,6 +88,16 @@ def blend_hidden(
 
 def _over_pixels(context: torch.Tensor) -> torch.Tensor:
     return context if context.dim() == 4 else context[..., None, None]
+
+
+def instance_norm(x: torch.Tensor, eps: float, relu: bool) -> torch.Tensor:
+    """Each channel of each image to mean 0 and variance 1; [B,C,h,w], in float32; relu of that if asked."""
+    if kernels := kernels_for(x):
+        return kernels.instance_norm(x, eps, relu)
+    values = x.float()  # [B,C,h,w]
+    variance, mean = torch.var_mean(values, dim=(2, 3), correction=0, keepdim=True)  # [B,C,1,1]
+    normalised = ((values - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+    return F.relu(normalised) if relu else normalised
 
 
 def norm_gelu(

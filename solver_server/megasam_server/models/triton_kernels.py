@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 _BLOCK_VALUES = 4096  # rows x channels of one program of the pointwise kernels
+_STEPS = 8  # of so many values, of one program that sums over pixels
 _PIXELS_AT_ONCE = 16  # of one program of the lookup
 
 
@@ -286,6 +287,101 @@ def norm_gelu(
         ROWS=block_rows,
     )
     return out
+
+
+@triton.jit
+def _image_sums_kernel(
+    x,
+    mean,
+    sums,
+    pixels,
+    channels: tl.constexpr,
+    SQUARES: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    image = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, CHANNELS)[None, :]
+    live = channel < channels
+    middle = tl.load(mean + image * channels + channel, live, 0.0) if SQUARES else 0.0
+    total = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for step in range(STEPS):
+        pixel = (tl.program_id(1) * STEPS + step) * ROWS + tl.arange(0, ROWS)[:, None]
+        inside = (pixel < pixels) & live
+        at = (image * pixels + pixel) * channels + channel
+        value = tl.load(x + at, inside, 0.0).to(tl.float32)
+        if SQUARES:
+            value = tl.where(inside, (value - middle) * (value - middle), 0.0)
+        total += value
+    piece = image * tl.num_programs(1) + tl.program_id(1)
+    tl.store(sums + piece * channels + channel, tl.sum(total, 0)[None, :], live)
+
+
+def _image_means(x: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
+    """Mean over the pixels of each image, [B,C], of x or, where a mean is given, of (x - mean)^2."""
+    images, channels, height, width = x.shape
+    _, block_rows, block_channels = _tiling(x)
+    pieces = triton.cdiv(height * width, block_rows * _STEPS)
+    sums = torch.empty(images, pieces, channels, dtype=torch.float32, device=x.device)
+    _image_sums_kernel[(images, pieces)](
+        *(x, sums if mean is None else mean, sums, height * width, channels),
+        SQUARES=mean is not None,
+        ROWS=block_rows,
+        STEPS=_STEPS,
+        CHANNELS=block_channels,
+    )
+    return sums.sum(1) / (height * width)
+
+
+@triton.jit
+def _instance_norm_kernel(
+    x,
+    mean,
+    inverse,
+    out,
+    rows,
+    pixels,
+    channels: tl.constexpr,
+    RELU: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, CHANNELS)[None, :]
+    inside = (row < rows) & (channel < channels)
+    of_image = row // pixels * channels + channel
+    value = tl.load(x + row * channels + channel, inside).to(tl.float32)
+    value -= tl.load(mean + of_image, inside)
+    value *= tl.load(inverse + of_image, inside)
+    if RELU:
+        value = tl.maximum(value, 0.0)
+    tl.store(out + row * channels + channel, value, inside)
+
+
+def instance_moments(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each channel of each image, ``x`` in rows: mean and 1 / deviation, float32 [B,C]."""
+    mean = _image_means(x, None)
+    return mean, torch.rsqrt(_image_means(x, mean) + eps)
+
+
+def normalised(
+    x: torch.Tensor, mean: torch.Tensor, inverse: torch.Tensor, relu: bool
+) -> torch.Tensor:
+    """(x - mean) * inverse, ``x`` in rows."""
+    rows, block_rows, block_channels = _tiling(x)
+    _instance_norm_kernel[(triton.cdiv(rows, block_rows),)](
+        *(x, mean, inverse, out := torch.empty_like(x), rows, x.shape[2] * x.shape[3], x.shape[1]),
+        RELU=relu,
+        ROWS=block_rows,
+        CHANNELS=block_channels,
+    )
+    return out
+
+
+def instance_norm(x: torch.Tensor, eps: float, relu: bool) -> torch.Tensor:
+    x = _rows(x)
+    return normalised(x, *instance_moments(x, eps), relu)
 
 
 @triton.jit

@@ -214,6 +214,6 @@ def _normals(scene: Scene, world_from_surface: Tensor, hits: Hits) -> Tensor:
         on_ground = (hits.surface == scene.surface_count)[..., None]
         normal = torch.where(on_ground, scene.terrain.normal(local), normal)
     # Normals transform with the inverse transpose.
-    linear = torch.linalg.inv(world_from_surface[..., :3]).transpose(-1, -2)  # [B,P,3,3]
-    turned = (gather_maps(linear, hits.surface) @ normal[..., None])[..., 0]
+    linear = torch.linalg.inv_ex(world_from_surface[..., :3])[0].transpose(-1, -2)  # [B,P,3,3]
+    turned = (gather_maps(linear, hits.surface) * normal[..., None, :]).sum(-1)
     return torch.nn.functional.normalize(turned, dim=-1)

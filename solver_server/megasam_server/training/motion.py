@@ -67,11 +67,14 @@ def still(batch: int, bodies: int, device: torch.device | str) -> Motion:
 
 
 def rotation_matrix(vector: Tensor) -> Tensor:
-    """Rotations from rotation vectors in radians: [...,3] -> [...,3,3]."""
+    """Rotations from rotation vectors in radians: [...,3] -> [...,3,3] (Rodrigues' formula)."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1)
-    return torch.matrix_exp(skew.unflatten(-1, (3, 3)))
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    angle = vector.norm(dim=-1)[..., None, None] / torch.pi
+    # sin a / a and (1 - cos a) / a^2, also for a = 0
+    first, second = torch.sinc(angle), 0.5 * torch.sinc(angle / 2) ** 2
+    return torch.eye(3, device=vector.device) + first * skew + second * (skew @ skew)
 
 
 def look_rotation(forward: Tensor) -> Tensor:

@@ -10,8 +10,14 @@ from torch import Tensor
 
 from megasam_server.training.motion import Motion
 
+try:
+    from megasam_server.training import ray_kernels
+except ImportError:  # no Triton, e.g. on Windows
+    ray_kernels = None
+
 QUADS_AT_ONCE = 8
-MARCH_STEPS, BISECTIONS = 48, 8
+MARCH_STEPS, BISECTIONS = 48, 12
+MARCH_FROM, MARCH_TO = 0.3, 400.0
 NEAREST = 0.05
 FARTHEST = 1e4
 
@@ -174,7 +180,20 @@ def cast(scene: Scene, world_from_surface: Tensor, origin: Tensor, direction: Te
         direction: [B,n,3], any length.
     """
     squares, balls = scene.quads.body.shape[1], scene.balls.body.shape[1]
-    surface_from_world = torch.linalg.inv(_square(world_from_surface[:, : squares + balls]))
+    # inv_ex does not wait for the device.
+    surface_from_world, _ = torch.linalg.inv_ex(_square(world_from_surface[:, : squares + balls]))
+    if ray_kernels is not None and direction.is_cuda:
+        march = (MARCH_STEPS, MARCH_FROM, MARCH_TO)
+        given = (scene, surface_from_world, origin, direction)
+        return Hits(*ray_kernels.cast(*given, (NEAREST, FARTHEST), march, BISECTIONS))
+    return _cast_in_torch(scene, surface_from_world, origin, direction)
+
+
+def _cast_in_torch(
+    scene: Scene, surface_from_world: Tensor, origin: Tensor, direction: Tensor
+) -> Hits:
+    """:func:`cast` without kernel."""
+    squares, balls = scene.quads.body.shape[1], scene.balls.body.shape[1]
     distance = torch.full_like(direction[..., 0], FARTHEST)
     surface = torch.full_like(distance, squares + balls + 1, dtype=torch.int64)
     for start in range(0, squares, QUADS_AT_ONCE):
@@ -263,7 +282,7 @@ def _meet_terrain(terrain: Terrain, origin: Tensor, direction: Tensor) -> Tensor
     length = direction.norm(dim=-1)
     previous = torch.full_like(near, NEAREST)
     for k in range(MARCH_STEPS):
-        reach = 0.3 * (400.0 / 0.3) ** (k / (MARCH_STEPS - 1)) / length
+        reach = MARCH_FROM * (MARCH_TO / MARCH_FROM) ** (k / (MARCH_STEPS - 1)) / length
         below = terrain.above(origin + reach[..., None] * direction) < 0
         first = below & ~found
         near = torch.where(first, previous, near)

@@ -23,6 +23,7 @@ from torch import nn
 from megasam_server.models.droid_net import DroidNet
 from megasam_server.training.checkpoint_files import TRACKER, append_row, load_run, save_run
 from megasam_server.training.clips import CELL, stream_clips
+from megasam_server.training.exercise import Exercise
 from megasam_server.training.pieces import (
     Clock,
     Diary,
@@ -32,15 +33,7 @@ from megasam_server.training.pieces import (
     training_bank,
     training_device,
 )
-from megasam_server.training.tracker_losses import Losses, Teacher
-from megasam_server.training.unrolling import (
-    FIRST_ETA,
-    ClipGraph,
-    Lesson,
-    Plan,
-    random_start,
-    unroll,
-)
+from megasam_server.training.unrolling import FIRST_ETA, ClipGraph, Lesson, Plan, random_start
 from megasam_server.training.validate_tracker import validate
 from megasam_server.training.working_copy import WorkingCopy
 
@@ -48,10 +41,10 @@ CLIP = 1.0
 # What a killed run loses at most.
 SAVE_MINUTES = 2.0
 # Of the whole run: bundle adjustment needs a network that has seen something.
-BUNDLE_FROM = 400
+BUNDLE_FROM = 600
 FIRST_ITERATIONS = 5
 RUN_IN = 6
-RUN_IN_EVERY = 4
+RUN_IN_EVERY = 3
 STATIC_SHARE = {1: 1.0, 2: 0.2}
 # Of the learning rate, for what stage 1 has trained.
 TRUNK_RATE = {1: 1.0, 2: 0.5}
@@ -83,6 +76,7 @@ def main() -> None:
     graph = ClipGraph(
         options.batch, options.frames, (options.height // CELL, options.width // CELL), device
     )
+    exercise = Exercise(copy, graph, scaler, options.geometry)
     seed = options.seed + 10_000_000 + step
     batches = stream_clips(
         bank,
@@ -106,9 +100,8 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]
         lesson = Lesson.of(next(batches), graph)
-        losses = _losses(copy.network, lesson, graph, options, step, random)
-        scaler.scale(losses.total).backward()
-        copy.gather_gradients()
+        start = random_start(lesson, graph, random)
+        figures = exercise.work_through(lesson, start, _plan(options, step))
         scaler.unscale_(optimiser)
         gradient = nn.utils.clip_grad_norm_(master.parameters(), CLIP)
         scaler.step(optimiser)
@@ -116,7 +109,7 @@ def main() -> None:
         copy.take_weights()
         step += 1
         follow(average, master, step - first_step)
-        diary.step(step, rate, losses.parts | {"gradient": gradient})
+        diary.step(step, rate, figures | {"gradient": gradient})
         if clock.minutes - saved > SAVE_MINUTES:
             save()
             saved = clock.minutes
@@ -161,34 +154,19 @@ def _groups(network: DroidNet, stage: int) -> list[dict]:
     return [{"params": trunk, "share": TRUNK_RATE[stage]}, {"params": new, "share": 1.0}]
 
 
-def _losses(
-    network: DroidNet,
-    lesson: Lesson,
-    graph: ClipGraph,
-    options: argparse.Namespace,
-    step: int,
-    random: torch.Generator,
-) -> Losses:
-    """Of one batch, with gradients."""
+def _plan(options: argparse.Namespace, step: int) -> Plan:
     by_bundle = options.stage == 2 or step >= options.bundle_from
     long = by_bundle and step % RUN_IN_EVERY == 0
     iterations = options.iterations if by_bundle else min(options.iterations, FIRST_ITERATIONS)
-    plan = Plan(iterations, RUN_IN if long else 0, by_bundle, motion=options.stage == 2)
-    teacher = Teacher(lesson, graph, iterations)
-    revision = None
-    for revision in unroll(network, lesson, graph, random_start(lesson, graph, random), plan):
-        teacher.hear(revision)
-    if by_bundle and options.geometry:
-        teacher.examine(revision)
-    return teacher.losses()
+    return Plan(iterations, RUN_IN if long else 0, by_bundle, motion=options.stage == 2)
 
 
 def _options() -> argparse.Namespace:
-    parser = piece_options(__doc__.splitlines()[0], batch=6, size=(240, 320), rate=4e-4)
-    parser.set_defaults(clips=24, reuse=5.0)
+    parser = piece_options(__doc__.splitlines()[0], batch=8, size=(240, 320), rate=4e-4)
+    parser.set_defaults(clips=24, reuse=8.0)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
-    parser.add_argument("--frames", type=int, default=5, help="of a clip")
-    parser.add_argument("--iterations", type=int, default=8, help="of the update operator")
+    parser.add_argument("--frames", type=int, default=4, help="of a clip")
+    parser.add_argument("--iterations", type=int, default=6, help="of the update operator")
     parser.add_argument("--bundle-from", type=int, default=BUNDLE_FROM, help="step")
     parser.add_argument(
         "--geometry",

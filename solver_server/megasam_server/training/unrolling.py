@@ -8,7 +8,7 @@ poses, and one adjustment serves all clips.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -42,6 +42,15 @@ class State:
 
     poses: Tensor
     disps: Tensor
+
+    def clone(self) -> State:
+        """The same in memory of its own."""
+        return State(self.poses.clone(), self.disps.clone())
+
+    def copy_(self, other: State) -> None:
+        """Overwrite the tensors."""
+        self.poses.copy_(other.poses)
+        self.disps.copy_(other.disps)
 
     def toward(self, truth: State, share: Tensor, share_of_disparity: Tensor) -> State:
         """Some of the way to the true state; the shares are 0..1, [N]."""
@@ -131,6 +140,15 @@ class Lesson:
     rigid: Tensor
     static: Tensor
 
+    def clone(self) -> Lesson:
+        """The same in memory of its own."""
+        return Lesson(*(getattr(self, field.name).clone() for field in fields(self)))
+
+    def copy_(self, other: Lesson) -> None:
+        """Overwrite the tensors."""
+        for field in fields(self):
+            getattr(self, field.name).copy_(getattr(other, field.name))
+
     @classmethod
     def of(cls, clips: Clips, graph: ClipGraph) -> Lesson:
         def by_time(x: Tensor) -> Tensor:
@@ -215,8 +233,12 @@ def unroll(
     """Run the loop; yields the iterations that are learned from."""
     fmaps = network.features(lesson.pictures)
     nets, inps = network.context(lesson.pictures)
-    volume = CorrelationVolume(fmaps[graph.ii], fmaps[graph.jj])
-    net, inp = nets[graph.ii], inps[graph.ii]
+    volume = CorrelationVolume(fmaps.index_select(0, graph.ii), fmaps.index_select(0, graph.jj))
+    # In the layout of the update operator, which would else copy the context in each iteration.
+    net, inp = (
+        x.index_select(0, graph.ii).contiguous(memory_format=torch.channels_last)
+        for x in (nets, inps)
+    )
     approach = [torch.full_like(start.poses[:, 0], APPROACH)] * 2
     place = _Place.of(start, lesson, graph)
     first, target = place, place.coords

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WorkingCopy:
@@ -24,18 +24,21 @@ class WorkingCopy:
         self.master = master
         self.network = copy.deepcopy(master).to(dtype)
 
-    @torch.no_grad()
-    def gather_gradients(self) -> None:
-        """Move the gradients to the master; a parameter without keeps None."""
+    def take_gradients(self, loss: Tensor) -> None:
+        """Those of ``loss`` go to the master, always to the same place; a parameter that it does not
+        depend on keeps None."""
+        weights = list(self.network.parameters())
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         to, of = [], []
-        for own, working in zip(self.master.parameters(), self.network.parameters(), strict=True):
-            own.grad = None
-            if working.grad is not None:
+        for own, gradient in zip(self.master.parameters(), gradients, strict=True):
+            if gradient is None:
+                own.grad = None
+                continue
+            if own.grad is None:
                 # In the layout of the parameter, as fused optimisers want it.
                 own.grad = torch.empty_like(own)
-                to.append(own.grad)
-                of.append(working.grad)
-                working.grad = None
+            to.append(own.grad)
+            of.append(gradient)
         torch._foreach_copy_(to, of)
 
     @torch.no_grad()

@@ -13,8 +13,9 @@ from megasam_server.models.droid_net import DroidNet
 from megasam_server.training.checkpoint_files import TRACKER, load_run, load_tensors, save_run
 from megasam_server.training.clips import clip_edges, film_clips
 from megasam_server.training.curves import draw_curves, smoothed
+from megasam_server.training.exercise import Exercise
 from megasam_server.training.pieces import follow
-from megasam_server.training.tracker_losses import SURE_CELLS, Teacher, confidence_loss
+from megasam_server.training.tracker_losses import SURE_CELLS, confidence_loss
 from megasam_server.training.train_tracker import fresh_network
 from megasam_server.training.unrolling import (
     ClipGraph,
@@ -24,7 +25,6 @@ from megasam_server.training.unrolling import (
     cold_start,
     project,
     random_start,
-    unroll,
 )
 from megasam_server.training.validate_tracker import area_under_curve, load_tracker
 from megasam_server.training.working_copy import WorkingCopy
@@ -129,21 +129,16 @@ def test_a_few_steps_reduce_the_loss(bank):
     copy = WorkingCopy(fresh_network(), torch.float32)
     optimiser = torch.optim.AdamW(copy.master.parameters(), lr=1e-3, fused=True)
     start = cold_start(lesson, graph)
+    exercise = Exercise(copy, graph, torch.amp.GradScaler("cpu", enabled=False), geometry=True)
     history = []
     for _ in range(8):
-        teacher = Teacher(lesson, graph, 2)
-        for revision in unroll(copy.network, lesson, graph, start, Plan(2, motion=True)):
-            teacher.hear(revision)
-        teacher.examine(revision)
-        losses = teacher.losses()
-        losses.total.backward()
-        copy.gather_gradients()
+        figures = exercise.work_through(lesson, start, Plan(2, motion=True))
         # Also the damping learns, through bundle adjustment.
         assert copy.master.update.agg.eta[0].bias.grad.abs().max() > 0
         torch.nn.utils.clip_grad_norm_(copy.master.parameters(), 1.0)
         optimiser.step()
         copy.take_weights()
-        history.append(losses.total.item())
+        history.append(figures["loss"].item())
     assert min(history[-2:]) < 0.85 * history[0]
 
 
@@ -171,8 +166,7 @@ def test_a_run_is_small_enough_to_carry_and_goes_on(tmp_path):
     assert torch.allclose(moment, expected, rtol=0.01)
     assert other.cnet.conv1.weight not in other_optimiser.state
     copy = WorkingCopy(other, torch.float32)
-    copy.network.features(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).sum().backward()
-    copy.gather_gradients()
+    copy.take_gradients(copy.network.features(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).sum())
     other_optimiser.step()
     assert other_optimiser.state[other.fnet.conv1.weight]["step"] == 8
     # The finished weights are the average, under the official names.
