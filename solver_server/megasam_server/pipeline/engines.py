@@ -79,7 +79,7 @@ class Lack:
 # On two cores the networks took 43 s a frame, the classical engine 1 to 3.
 _NO_GPU = Notice(
     "no_gpu",
-    "The checkpoints are there, but no GPU that torch can use: solved with the classical engine.",
+    "The weights are there, but no GPU that torch can use: solved with the classical engine.",
     "To run the networks on the processor all the same, choose the engine megasam.",
 )
 
