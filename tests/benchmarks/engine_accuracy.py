@@ -72,7 +72,7 @@ def solve(clip: TrueClip, solver: str, settings: SolveSettings) -> tuple[Row, st
             status = f"{type(error).__name__}: {error}"
     if rows:
         return rows[0], status
-    nothing = Solution({}, {}, "failed", time.monotonic() - started, [status])
+    nothing = Solution({}, {}, "failed", time.monotonic() - started, [])
     return row_of(clip, solver, nothing), status
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from megasam_server.checkpoints import selection as selection_module  # noqa: E402
 from megasam_server.checkpoints.facts import glance_at_all  # noqa: E402
 from megasam_server.checkpoints.locate import BUILT_IN_VARIABLE, built_in_here  # noqa: E402
-from megasam_server.checkpoints.registry import BUILT_IN, find_checkpoint  # noqa: E402
+from megasam_server.checkpoints.registry import BUILT_IN, CHECKPOINTS, find_checkpoint  # noqa: E402
 from megasam_server.checkpoints.selection import select_checkpoints  # noqa: E402
 from megasam_server.checkpoints.verify import verify  # noqa: E402
 from megasam_shared.settings import SolveSettings  # noqa: E402
@@ -64,6 +66,20 @@ def test_official_checkpoints_go_before_stage_by_stage(built_in, folder):
         selection = select()
     assert names(selection) == {"tracking": "built_in_tracker", "flow": "raft_things"}
     assert selection.built_in.keys() == {"tracking"}
+
+
+def test_they_replace_an_official_one_that_commercial_work_may_not_use(
+    built_in, folder, monkeypatch
+):
+    limited = tuple(replace(c, licence="CC-BY-NC-4.0", commercial_use=False) for c in CHECKPOINTS)
+    monkeypatch.setattr(selection_module, "CHECKPOINTS", limited)
+    path = folder / "raft-things.pth"
+    path.write_bytes(b"official")
+    with published({path.name: facts_of(path)}):
+        assert names(select())["flow"] == "raft_things"
+        selection = select(commercial_only=True)
+    assert names(selection)["flow"] == "built_in_raft"
+    assert "CC-BY-NC-4.0 forbids commercial use" in selection.built_in["flow"]
 
 
 def test_an_official_file_that_is_broken_is_replaced_and_named(built_in, folder):
