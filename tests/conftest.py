@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.compiled_code = tempfile.mkdtemp(prefix="mt-torch-")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = config.compiled_code
     config.temporary_files = Path(tempfile.mkdtemp(prefix="mt-"))
+    # Tests say which weights there are: those of the package only where they ask for them.
+    os.environ["MEGASAM_BUILT_IN_WEIGHTS"] = str(config.temporary_files / "no weights")
     for variable in ("TMPDIR", "TEMP", "TMP"):
         os.environ[variable] = str(config.temporary_files)
     tempfile.tempdir = None

@@ -149,6 +149,7 @@ class CheckpointInfo:
         commercial_use: the licence allows it.
         source: page to get the file from.
         size: bytes; None where it is not known.
+        built_in: the server's package brings it: there is nothing to get.
     """
 
     name: _Name
@@ -162,6 +163,7 @@ class CheckpointInfo:
     source: _Text
     size: _Count | None = None
     reason: _Text = ""
+    built_in: bool = False
 
 
 @dataclass(frozen=True)

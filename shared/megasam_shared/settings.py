@@ -176,7 +176,7 @@ class SolveSettings:
     engine: str = _setting(
         "choice",
         "Engine",
-        "megasam needs checkpoints, classical needs none; auto takes the better one that can run.",
+        "megasam is learned, classical needs no GPU; auto takes the better one that can run.",
         "auto",
         choices=ENGINES,
     )

@@ -23,7 +23,6 @@ at most 30 % more for 400. Other frames, sizes and presets are not judged. Linux
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -36,23 +35,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
+from plate_by_opencv import FIRST_FRAME, read_with_opencv, stand_in_for_media
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 MOST_MIB, MOST_GROWTH = 3 * 1024, 1.3
 WATCH_SECONDS, REST_SECONDS = 0.02, 0.5
-FIRST_FRAME = 1001
-# What modules of the solver import, and what a solve of frames that are there does not use.
-_MEDIA = (
-    *("av", "OpenImageIO", "pycolmap"),
-    *("pxr", "pxr.Usd", "alembic3d", "alembic3d.AbcGeom", "imath"),
-)
 _DEPTH = {
     "none": (),
     "vits": ("depth_anything_v2_vits", "unidepth_v2_vits"),
@@ -81,9 +73,7 @@ class Memory:
 
 def work(order: dict) -> None:
     """Solve as a worker does, and tell the phases on standard output."""
-    without_media = [name for name in _MEDIA if not is_installed(name)]
-    for name in without_media:
-        sys.modules[name] = MagicMock()  # enough to be imported
+    without_media = stand_in_for_media()
     from megasam_server.pipeline import run
     from megasam_server.pipeline.job import SolveJob
     from megasam_server.pipeline.progress import SilentProgress
@@ -115,8 +105,7 @@ def work(order: dict) -> None:
 
     run.StageMeter = TellingMeter
     if without_media:
-        run.plate_of, run.read_footage = plate_in_place, frames_in_place
-        run.write_results = lambda *_: {}
+        read_with_opencv()
     folder = Path(order["folder"])
     job = SolveJob(
         Path(order["plate"]),
@@ -136,43 +125,8 @@ def work(order: dict) -> None:
     print(json.dumps({"status": status}), flush=True)
 
 
-def is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def tell(phase: str) -> None:
     print(json.dumps({"phase": phase}), flush=True)
-
-
-def plate_in_place(job):
-    """What the engine is told of the plate, by OpenCV."""
-    from megasam_server.media.plate import PlateInfo
-
-    files = sorted(job.plate.iterdir())
-    height, width = cv2.imread(str(files[0])).shape[:2]
-    numbers = [FIRST_FRAME + k for k in range(len(files))]
-    times = [k / 24 for k in range(len(files))]
-    info = PlateInfo("wall", "sequence", width, height, 24.0, numbers, times, [], [])
-    return SimpleNamespace(info=info)
-
-
-def frames_in_place(plate, job, _cache, _progress):
-    """The decoded plate, by OpenCV."""
-    from megasam_server.media.decode import solver_size
-    from megasam_server.media.frame_store import FrameStore, write_frame_store
-    from megasam_server.pipeline.footage import Footage, frame_store_long_side
-
-    info = plate.info
-    size = solver_size(info.width, info.height, frame_store_long_side(job.settings))
-    store = FrameStore(job.work_dir / "frames.rgb", info.num_frames, *size, 3)
-    pictures = (cv2.imread(str(file))[..., ::-1] for file in sorted(job.plate.iterdir()))
-    write_frame_store(
-        store, (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures)
-    )
-    return Footage(info, store, None, "wall")
 
 
 # --- around it

@@ -17,7 +17,8 @@ import torch
 from megasam_server.checkpoints.architectures import ARCHITECTURES
 from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
 from megasam_server.checkpoints.read import PARALLEL_PREFIX
-from megasam_server.checkpoints.registry import find_checkpoint
+from megasam_server.checkpoints.registry import BUILT_IN, find_checkpoint
+from megasam_server.training.checkpoint_files import in_float16
 from network_rows import randomise
 from torch import Tensor
 
@@ -53,6 +54,21 @@ def random_checkpoint_folder(
         _save(_official_state(checkpoint.network, dtype), path)
         facts[path.name] = facts_of(path)
     return facts
+
+
+def random_built_in_folder(folder: Path) -> None:
+    """Write random weights in place of the built-in ones, as training saves them.
+
+    For the environment variable :data:`megasam_server.checkpoints.locate.BUILT_IN_VARIABLE`.
+    """
+    for checkpoint in BUILT_IN:
+        module = randomise(ARCHITECTURES[checkpoint.network].build())
+        state = getattr(
+            module, "network", module
+        ).state_dict()  # RAFT is saved without our wrapping
+        path = folder / checkpoint.files[0].name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(in_float16(state), path)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import cv2
 import numpy as np
 from megasam_server.geometry.trajectory import align_orientations, compare
 from solutions import Solution
@@ -30,6 +31,7 @@ class Row:
         verdict: of the solver about itself.
         seconds: wall clock.
         reasons: the solver's own words.
+        mask_overlap: intersection over union of the pixels found moving and the truly moving ones.
     """
 
     clip: str
@@ -46,6 +48,7 @@ class Row:
     verdict: str
     seconds: float
     reasons: list[str]
+    mask_overlap: float | None = None
 
     @property
     def wrongly_good(self) -> bool:
@@ -58,8 +61,20 @@ class Row:
         return asdict(self)
 
 
-def row_of(clip: TrueClip, solver: str, solution: Solution, rotation_only: bool = False) -> Row:
-    """Score a solution; ``rotation_only``: positions mean nothing on this clip (tripod)."""
+def row_of(
+    clip: TrueClip,
+    solver: str,
+    solution: Solution,
+    rotation_only: bool = False,
+    motion_masks: np.ndarray | None = None,
+) -> Row:
+    """Score a solution.
+
+    Args:
+        rotation_only: positions mean nothing on this clip (tripod).
+        motion_masks: what the solver found moving, uint8 [N,h,w], 1 = moving; scored on clips with
+            exact masks.
+    """
     truth, rules = clip.cameras, clip.rules
     rotation_rms = rotation_max = percent = ate = focal = moved = None
     if solution.poses:
@@ -88,7 +103,22 @@ def row_of(clip: TrueClip, solver: str, solution: Solution, rotation_only: bool 
         solution.verdict,
         solution.seconds,
         solution.reasons,
+        None if motion_masks is None else mask_overlap(clip, motion_masks),
     )
+
+
+def mask_overlap(clip: TrueClip, motion_masks: np.ndarray) -> float | None:
+    """Intersection over union over all frames, at the size of the true masks; None without these."""
+    if not (clip.folder / "masks").is_dir():
+        return None
+    both = either = 0
+    for frame, found in enumerate(motion_masks):
+        moving = clip.moving(frame)
+        size = moving.shape[::-1]
+        found = cv2.resize(np.asarray(found), size, interpolation=cv2.INTER_NEAREST) > 0
+        both += int((moving & found).sum())
+        either += int((moving | found).sum())
+    return both / either if either else None
 
 
 def drift(clip: TrueClip, solution: Solution, rotation_only: bool) -> float | None:
@@ -153,21 +183,32 @@ def _distance(in_cam: np.ndarray, lens: tuple, pixels: np.ndarray) -> np.ndarray
 
 def print_table(rows: list[Row], passes: Callable[[Row], bool] | None = None) -> None:
     """Print rows as plain text; ``passes`` adds a column pass/FAIL."""
-    head = f"{'clip':<27}{'solver':<17}{'posed':>9}{'rot rms':>9}{'max deg':>9}{'ATE %':>8}"
-    head += f"{'ATE':>12}{'focal %':>9}{'drift px':>9}{'verdict':>9}{'s':>7}"
-    print(head)
-    print("-" * len(head))
+    print_head()
     for row in rows:
-        ate = "-" if row.ate is None else f"{row.ate:.4f} {row.units[:5]}"
-        line = f"{row.clip:<27}{row.solver:<17}{f'{row.posed}/{row.frames}':>9}"
-        line += f"{_number(row.rotation_rms_deg):>9}{_number(row.rotation_max_deg):>9}"
-        line += f"{_number(row.ate_percent, 2):>8}{ate:>12}{_number(row.focal_percent, 2):>9}"
-        line += f"{_number(row.drift_px, 2):>9}{row.verdict:>9}{row.seconds:>7.0f}"
-        if passes is not None:
-            line += "  pass" if passes(row) else "  FAIL"
-        if row.wrongly_good:
-            line += "  WRONG BUT CALLED GOOD"
-        print(line, flush=True)
+        print_row(row, passes)
+
+
+def print_head() -> None:
+    """What stands above the rows."""
+    head = f"{'clip':<27}{'solver':<17}{'posed':>9}{'rot rms':>9}{'max deg':>9}{'ATE %':>8}"
+    head += f"{'ATE':>12}{'focal %':>9}{'drift px':>9}{'masks':>7}{'verdict':>9}{'s':>7}"
+    print(head)
+    print("-" * len(head), flush=True)
+
+
+def print_row(row: Row, passes: Callable[[Row], bool] | None = None) -> None:
+    """Print one row."""
+    ate = "-" if row.ate is None else f"{row.ate:.4f} {row.units[:5]}"
+    line = f"{row.clip:<27}{row.solver:<17}{f'{row.posed}/{row.frames}':>9}"
+    line += f"{_number(row.rotation_rms_deg):>9}{_number(row.rotation_max_deg):>9}"
+    line += f"{_number(row.ate_percent, 2):>8}{ate:>12}{_number(row.focal_percent, 2):>9}"
+    line += f"{_number(row.drift_px, 2):>9}{_number(row.mask_overlap, 2):>7}"
+    line += f"{row.verdict:>9}{row.seconds:>7.0f}"
+    if passes is not None:
+        line += "  pass" if passes(row) else "  FAIL"
+    if row.wrongly_good:
+        line += "  WRONG BUT CALLED GOOD"
+    print(line, flush=True)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

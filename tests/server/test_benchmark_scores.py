@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from megasam_server.raycast import sets
@@ -143,3 +144,19 @@ def test_pycolmap_baseline_runs_and_is_cached(clip, tmp_path):
     again = baseline(clip, tmp_path)
     assert again.seconds == first.seconds
     assert first.verdict == "-"
+
+
+def test_masks_are_scored_by_their_overlap_at_the_size_of_the_true_ones(tmp_path):
+    from report import mask_overlap
+    from truth import TrueClip
+
+    found = np.zeros((2, 4, 8), np.uint8)
+    found[:, :, 2:6] = 1
+    assert mask_overlap(TrueClip(tmp_path), found) is None
+    (tmp_path / "masks").mkdir()
+    for frame, left in enumerate((4, 8)):  # of 16 x 8 pixels
+        mask = np.zeros((8, 16), np.uint8)
+        mask[:, left : left + 8] = 255
+        cv2.imwrite(str(tmp_path / "masks" / f"{frame:06d}.png"), mask)
+    # Frame 0 agrees in all 64 pixels, frame 1 in 32 of 96.
+    assert mask_overlap(TrueClip(tmp_path), found) == pytest.approx((64 + 32) / (64 + 96))

@@ -41,7 +41,8 @@ class Architecture:
 
     Attributes:
         build: makes the module, with any weights.
-        tidy: a published state dict -> without what some published files have too much.
+        tidy: the state dict of a file -> as most are published: without what some have too much, and
+            under the official names where others are known.
         to_official: the module's state dict -> the same under the names of the published file.
         from_official: a published state dict and the names of the module's -> the module's.
     """
@@ -75,7 +76,10 @@ def _raft_from_official(state: State, names: Iterable[str]) -> State:
 ARCHITECTURES: dict[str, Architecture] = {
     "droid": Architecture(DroidNet, tidy=_two_channel_heads),
     "raft": Architecture(
-        RaftFlow, to_official=_raft_to_official, from_official=_raft_from_official
+        RaftFlow,
+        tidy=raft_keys.to_official,  # ours has torchvision's names; official ones stay as they are
+        to_official=_raft_to_official,
+        from_official=_raft_from_official,
     ),
     "depth_anything_v1_vitl": Architecture(partial(DepthAnything, "vitl", 1)),
     "depth_anything_v2_vits": Architecture(partial(DepthAnything, "vits", 2)),

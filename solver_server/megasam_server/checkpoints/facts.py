@@ -7,15 +7,18 @@ from collections.abc import Iterable
 from megasam_shared.protocol import CheckpointInfo
 from megasam_shared.transfer import HashCache
 
-from megasam_server.checkpoints.locate import checkpoint_folder, hash_cache_path
+from megasam_server.checkpoints.locate import built_in_here, checkpoint_folder, hash_cache_path
 from megasam_server.checkpoints.registry import CHECKPOINTS
 from megasam_server.checkpoints.verify import CheckpointStatus, glance
 
 
 def glance_at_all(model_path: str = "") -> list[CheckpointStatus]:
-    """The status of every known checkpoint on this machine, without reading any file."""
+    """The status of every known checkpoint on this machine, without reading any file.
+
+    The published ones, whether they are there or not, then the built-in ones that are there.
+    """
     folder, hashes = checkpoint_folder(model_path), HashCache(hash_cache_path())
-    return [glance(checkpoint, folder, hashes) for checkpoint in CHECKPOINTS]
+    return [glance(checkpoint, folder, hashes) for checkpoint in (*CHECKPOINTS, *built_in_here())]
 
 
 def checkpoint_facts(statuses: Iterable[CheckpointStatus]) -> list[CheckpointInfo]:
@@ -38,4 +41,5 @@ def _fact(status: CheckpointStatus) -> CheckpointInfo:
         source=file.source,
         size=file.size,
         reason=status.reason,
+        built_in=checkpoint.built_in,
     )

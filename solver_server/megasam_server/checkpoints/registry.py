@@ -1,6 +1,7 @@
-"""The checkpoints that the networks are known to load: one table, with what a studio must know.
+"""The checkpoints that the networks are known to load, with what a studio must know of each.
 
-Every size and hash was found written in public; the comment beside it says where. What was not
+Two tables: what others publish, and the weights of our own that come with the package. Every size
+and hash of the first was found written in public; the comment beside it says where. What was not
 found is None, and then the file is judged by its keys and shapes alone.
 """
 
@@ -17,8 +18,8 @@ class WeightFile:
     """One file that holds the weights.
 
     Attributes:
-        name: what it is called in the folder of checkpoints.
-        source: page or address to get it from.
+        name: what it is called in the folder of checkpoints, or its path in that of the package.
+        source: page or address to get it from; of a file of the package, what describes it.
         size: bytes; None where it is not published.
         sha256: of the file; None where it is not published.
         git_blob: name of the file's content in the git repository that publishes it (SHA-1 of
@@ -45,6 +46,7 @@ class Checkpoint:
         licence: SPDX identifier. licence_source: page that states it.
         commercial_use: the licence allows it.
         files: the forms it is published in; any one of them will do.
+        built_in: weights of our own, which lie in the package.
     """
 
     name: str
@@ -56,10 +58,12 @@ class Checkpoint:
     licence_source: str
     commercial_use: bool
     files: tuple[WeightFile, ...]
+    built_in: bool = False
 
 
 _MEGASAM = "https://github.com/mega-sam/mega-sam"
 _RAFT = "https://github.com/princeton-vl/RAFT"
+_MODEL_CARD = "part of this package: megasam_server/weights/{}/MODEL_CARD.md"
 
 
 def _depth_anything_v2(
@@ -208,23 +212,59 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
 )
 
 
+def _of_our_own(
+    name: str, title: str, network: str, stage: str, purpose: str, file: WeightFile
+) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        title=title,
+        network=network,
+        stage=stage,
+        purpose=purpose,
+        licence="Apache-2.0",
+        licence_source="https://www.apache.org/licenses/LICENSE-2.0",
+        commercial_use=True,
+        files=(file,),
+        built_in=True,
+    )
+
+
+# At most one of a stage. File names are relative to the package's folder of weights.
+BUILT_IN: tuple[Checkpoint, ...] = (
+    _of_our_own(
+        *("built_in_tracker", "Built-in tracker", "droid", "tracking", "camera tracking"),
+        # Size and hash: to be entered with the file.
+        WeightFile("tracker/tracker_fp16.0.safetensors", _MODEL_CARD.format("tracker")),
+    ),
+    _of_our_own(
+        *("built_in_raft", "Built-in RAFT", "raft", "flow", "optical flow"),
+        WeightFile(
+            "raft/raft_fp16.0.safetensors",
+            _MODEL_CARD.format("raft"),
+            size=10_539_904,
+            sha256="d30c837f4368ba9851c258cea4f9bb5eb96b90d4e33f65da184e3bbcb37c2f10",
+        ),
+    ),
+)
+
+
 def find_checkpoint(name: str) -> Checkpoint:
     """The checkpoint that people call ``name``: its name, or the name of one of its files.
 
     Raises:
         MegasamError: ``checkpoint_unknown``.
     """
-    for checkpoint in CHECKPOINTS:
+    for checkpoint in (*CHECKPOINTS, *BUILT_IN):
         if name in (checkpoint.name, *(file.name for file in checkpoint.files)):
             return checkpoint
-    known = ", ".join(checkpoint.name for checkpoint in CHECKPOINTS)
+    known = ", ".join(checkpoint.name for checkpoint in (*CHECKPOINTS, *BUILT_IN))
     raise MegasamError(
         "checkpoint_unknown", f"There is no checkpoint {name[:200]!r}.", f"Known are {known}."
     )
 
 
 def weight_files() -> Iterator[tuple[Checkpoint, WeightFile]]:
-    """Every file of the table with the checkpoint it belongs to."""
+    """Every published file with the checkpoint it belongs to."""
     for checkpoint in CHECKPOINTS:
         for file in checkpoint.files:
             yield checkpoint, file

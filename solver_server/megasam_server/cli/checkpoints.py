@@ -18,6 +18,7 @@ from megasam_server.checkpoints.facts import checkpoint_facts, glance_at_all
 from megasam_server.checkpoints.importing import import_file, recognise
 from megasam_server.checkpoints.locate import (
     CHECKPOINTS_VARIABLE,
+    built_in_here,
     checkpoint_folder,
     hash_cache_path,
 )
@@ -37,6 +38,7 @@ STATES = {
     "fits": ("[green]✓[/]", "fits"),
     "damaged": ("[red]✗[/]", "damaged"),
 }
+BUILT_IN = ("[green]✓[/]", "built in")
 
 app = typer.Typer(
     help="The weights of the networks: which are there, and what their licences allow.",
@@ -75,7 +77,8 @@ def verify_checkpoints(
     wanted = [find_checkpoint(name) for name in names or []]
     where = _folder(folder)
     hashes = HashCache(hash_cache_path())
-    statuses = [verify(checkpoint, where, hashes) for checkpoint in wanted or CHECKPOINTS]
+    all_known = [*CHECKPOINTS, *built_in_here()]
+    statuses = [verify(checkpoint, where, hashes) for checkpoint in wanted or all_known]
     hashes.save()
     _show(where, statuses, as_json)
     bad = ("damaged", "missing") if wanted else ("damaged",)
@@ -145,6 +148,11 @@ def _show(folder: Path, statuses: Sequence[CheckpointStatus], as_json: bool) -> 
         console.print(f"  {status.checkpoint.files[0].source}", soft_wrap=True)
 
 
+def sign_and_state(status: CheckpointStatus) -> tuple[str, str]:
+    """How a person reads the state of a checkpoint."""
+    return BUILT_IN if status.checkpoint.built_in and status.usable else STATES[status.state]
+
+
 def checkpoint_table(statuses: Sequence[CheckpointStatus]) -> Table:
     """One row per checkpoint: what it is, whether it is there, its licence."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
@@ -152,7 +160,7 @@ def checkpoint_table(statuses: Sequence[CheckpointStatus]) -> Table:
         justify = "right" if title == "MB" else "left"
         table.add_column(title, justify=justify, no_wrap=title in ("", "File", "MB", "Licence"))
     for status, fact in zip(statuses, checkpoint_facts(statuses), strict=True):
-        sign, state = STATES[status.state]
+        sign, state = sign_and_state(status)
         table.add_row(
             sign,
             fact.file,

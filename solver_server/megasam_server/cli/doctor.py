@@ -28,7 +28,7 @@ from rich.table import Table
 from megasam_server.checkpoints.facts import checkpoint_facts, glance_at_all
 from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE, checkpoint_folder
 from megasam_server.checkpoints.verify import CheckpointStatus
-from megasam_server.cli.checkpoints import STATES, checkpoint_table
+from megasam_server.cli.checkpoints import checkpoint_table, sign_and_state
 from megasam_server.geometry.lietorch_check import find_lietorch
 from megasam_server.pipeline.engines import (
     MEGASAM_DEPENDENCIES,
@@ -198,15 +198,22 @@ def _checkpoints() -> Check:
     """What is there, in one line; the table below the report has the rest."""
     folder = checkpoint_folder()
     there = [status for status in glance_at_all() if status.state != "missing"]
-    if not there:
-        advice = f"None are needed for the classical engine. Another folder: {CHECKPOINTS_VARIABLE}"
-        return Check("Checkpoints", "note", f"none in {folder}", advice)
-    found = ", ".join(f"{status.path.name} ({STATES[status.state][1]})" for status in there)
+    own = [_named(status) for status in there if status.checkpoint.built_in]
+    official = [_named(status) for status in there if not status.checkpoint.built_in]
+    found = f"{', '.join(official) or 'none'} in {folder}"
+    if own:
+        found += f"; {', '.join(own)}"
     damaged = [status.checkpoint.name for status in there if status.state == "damaged"]
     if damaged:
-        advice = f"Get again: {', '.join(damaged)}"
-        return Check("Checkpoints", "note", f"{found} in {folder}", advice)
-    return Check("Checkpoints", "ok", f"{found} in {folder}")
+        return Check("Checkpoints", "note", found, f"Get again: {', '.join(damaged)}")
+    if not official:
+        advice = f"None are needed for the classical engine. Another folder: {CHECKPOINTS_VARIABLE}"
+        return Check("Checkpoints", "note", found, advice)
+    return Check("Checkpoints", "ok", found)
+
+
+def _named(status: CheckpointStatus) -> str:
+    return f"{status.path.name} ({sign_and_state(status)[1]})"
 
 
 def _gpu() -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,11 +12,18 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.install_command import install_command
 from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
+from megasam_shared.stages import STAGE_BY_KEY
 
 from megasam_server.checkpoints.selection import Selection, any_weights, select_checkpoints
 
 MEGASAM_DEPENDENCIES = ("torch", "torchvision", "timm", "kornia", "safetensors")
 
+AUTO_TAKES_BUILT_IN = {"tracking": False, "flow": False}
+"""Whether the engine ``auto`` takes the networks where a stage has built-in weights only.
+
+Here and nowhere else: True for a stage as soon as the engine with these weights, on a GPU, solves
+better than the classical one in "Built-in weights" of tests/benchmarks/README.md.
+"""
 
 _GET_CHECKPOINTS = (
     "`megasam checkpoints list` says where to get them, `megasam checkpoints import` puts them in"
@@ -46,6 +54,12 @@ class EngineChoice:
     selection: Selection | None = None
     reduced_to: str = ""
 
+    @property
+    def weights_in_words(self) -> str:
+        """What the result says of weights: ``built-in weights for tracking``; empty without such."""
+        stages = self.selection.built_in if self.selection else {}
+        return f"built-in weights for {_listed(_titles(stages))}" if stages else ""
+
 
 @dataclass(frozen=True)
 class Lack:
@@ -65,7 +79,7 @@ class Lack:
 # On two cores the networks took 43 s a frame, the classical engine 1 to 3.
 _NO_GPU = Notice(
     "no_gpu",
-    "The checkpoints are there, but no GPU that torch can use: solved with the classical engine.",
+    "The weights are there, but no GPU that torch can use: solved with the classical engine.",
     "To run the networks on the processor all the same, choose the engine megasam.",
 )
 
@@ -74,7 +88,7 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     """Check what the wanted engine needs, in the order of the design, and choose.
 
     Whether an installed package really works shows only when it is imported, which takes seconds:
-    the engine ``auto`` does without where there is no checkpoint anyway.
+    the engine ``auto`` does without where it would not take the networks anyway.
 
     Raises:
         MegasamError: ``missing_dependencies`` or ``missing_checkpoints`` when the engine
@@ -83,10 +97,12 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     if settings.engine == "classical":
         return EngineChoice("classical", "Classical", "Solved with the classical engine")
     asked = settings.engine == "megasam"
-    lack = _lack_of_dependencies(imported=asked or any_weights(settings))
+    lack = _lack_of_dependencies(imported=asked or may_take_networks(settings))
     if lack is None:
         selection = select_checkpoints(settings)
         lack = _lack_of_checkpoints(selection)
+    if lack is None and not asked:
+        lack = _preference(selection)
     if lack is None:
         if asked or _has_gpu():
             return _with_networks(selection)
@@ -105,6 +121,11 @@ def choose_engine(settings: SolveSettings) -> EngineChoice:
     return EngineChoice("identity", "MegaSAM_fallback", status, notices)
 
 
+def may_take_networks(settings: SolveSettings) -> bool:
+    """Whether the engine ``auto`` may find what it needs to take the networks, seen from afar."""
+    return all(AUTO_TAKES_BUILT_IN.values()) or any_weights(settings)
+
+
 def _has_gpu() -> bool:
     import torch  # only once it is known to be installed: everything else works without
 
@@ -114,9 +135,16 @@ def _has_gpu() -> bool:
 def _with_networks(selection: Selection) -> EngineChoice:
     """The engine ``megasam``; checkpoints that it can do without are missed in a notice."""
     notices = []
+    if selection.built_in:
+        title = _listed([selection.chosen[stage].checkpoint.title for stage in selection.built_in])
+        reason = f"Solved with built-in weights ({title}). {_why_built_in(selection)}"
+        hint = (
+            f"Official checkpoints take their place as soon as they are there: {_GET_CHECKPOINTS}"
+        )
+        notices.append(Notice("built_in_weights", reason, hint))
     if selection.omissions:
         reason = " ".join(selection.omissions)
-        notices = [Notice("missing_depth_checkpoints", reason, _GET_CHECKPOINTS)]
+        notices.append(Notice("missing_depth_checkpoints", reason, _GET_CHECKPOINTS))
     return EngineChoice(
         "megasam",
         "MegaSAM",
@@ -132,6 +160,26 @@ def _lack_of_checkpoints(selection: Selection) -> Lack | None:
         return None
     reason = " ".join(selection.lacks)
     return Lack("missing_checkpoints", "⚠ Missing checkpoints", reason, _GET_CHECKPOINTS)
+
+
+def _preference(selection: Selection) -> Lack | None:
+    """Why the engine ``auto`` does not take networks that could run."""
+    if all(AUTO_TAKES_BUILT_IN[stage] for stage in selection.built_in):
+        return None
+    reason = (
+        f"{_why_built_in(selection)} The built-in weights could take their place, but the classical"
+        " engine solves better than they do."
+    )
+    hint = f"{_GET_CHECKPOINTS} To solve with the built-in weights, choose the engine megasam."
+    return Lack("missing_checkpoints", "⚠ Missing checkpoints", reason, hint)
+
+
+def _why_built_in(selection: Selection) -> str:
+    return " ".join(selection.built_in.values())
+
+
+def _titles(stages: Iterable[str]) -> list[str]:
+    return [STAGE_BY_KEY[stage].title.lower() for stage in stages]
 
 
 def _lack_of_dependencies(imported: bool) -> Lack | None:

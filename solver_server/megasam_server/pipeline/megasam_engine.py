@@ -380,7 +380,8 @@ class _Solve:
             result.joins,
         )
         told = [*quality.warnings, *scale.notices, *self.notices, *self.reductions.notices]
-        prior = "" if scale.alignment else ", without a depth prior"
+        with_what = f", {choice.weights_in_words}" if choice.weights_in_words else ""
+        with_what += "" if scale.alignment else ", without a depth prior"
         reduced = f"{self.reductions.status}: solved with the megasam engine"
         begins = reduced if self.reductions.status else choice.status
         focal = "known" if self._focal_is_given else "estimated"
@@ -393,8 +394,8 @@ class _Solve:
             motion_masks=masks,
             quality=replace(quality, warnings=told),
             source=choice.source,
-            solving_method=f"megasam: {solution.tracking.model} camera, {focal} focal length{prior}",
-            status=f"{begins}{prior}: {solution.tracking.in_words}. Verdict: {quality.verdict}.",
+            solving_method=f"megasam: {solution.tracking.model} camera, {focal} focal length{with_what}",
+            status=f"{begins}{with_what}: {solution.tracking.in_words}. Verdict: {quality.verdict}.",
         )
 
     def _if_it_fits(self, stage: str, chunk: int, work: Callable[[int], None]) -> bool:

@@ -86,7 +86,10 @@ class CheckpointNetworks:
         if status is None or status.path is None:
             return None
         stat = status.path.stat()
-        return f"{status.checkpoint.name} {stat.st_size} {stat.st_mtime_ns} {self.precision}"
+        # Built-in weights of two versions have the same size, and from some installers the same time.
+        versions = [file.sha256 for file in status.checkpoint.files]
+        name = f"{status.checkpoint.name} {versions}"
+        return f"{name} {stat.st_size} {stat.st_mtime_ns} {self.precision}"
 
     @contextmanager
     def borrow(self, stage: str) -> Iterator[torch.nn.Module]:

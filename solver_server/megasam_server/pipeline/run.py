@@ -13,13 +13,12 @@ from megasam_shared.errors import MegasamError
 from megasam_shared.quality import Notice
 from megasam_shared.settings import SolveSettings
 
-from megasam_server.checkpoints.selection import any_weights
 from megasam_server.export.result_folder import ResultFolder
 from megasam_server.export.write_results import write_results
 from megasam_server.media.frame_store import NO_SPACE
 from megasam_server.media.plate import PlateInfo
 from megasam_server.pipeline.classical_engine import solve_classical
-from megasam_server.pipeline.engines import EngineChoice, choose_engine
+from megasam_server.pipeline.engines import EngineChoice, choose_engine, may_take_networks
 from megasam_server.pipeline.fallback import identity_shot
 from megasam_server.pipeline.footage import Footage, plate_of, read_footage
 from megasam_server.pipeline.job import SolveJob
@@ -33,7 +32,7 @@ NOT_SOLVED = "the engine cannot run"
 
 def prepare() -> None:
     """Import what a solve on this process's GPU will need, while there is no job yet."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") != "-1" and any_weights(SolveSettings()):
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "-1" and may_take_networks(SolveSettings()):
         import megasam_server.pipeline.megasam_engine  # noqa: F401
 
         # Half a million objects, which each of a solve's searches for garbage would go through.

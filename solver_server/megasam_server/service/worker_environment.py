@@ -17,8 +17,8 @@ _SYSTEM = (
 # How libraries use the processors and the GPU; OCIO is the studio's colour configuration.
 _LIBRARIES = ("PYTORCH_CUDA_ALLOC_CONF", "OCIO", "TORCH_HOME", "OPENIMAGEIO_THREADS")
 _PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "PYTORCH_", "TORCHINDUCTOR_")
-# Ours: where checkpoints are. The keys of the server are not for workers.
-_OURS = ("MEGASAM_CHECKPOINTS",)
+# Ours: where weights are. The keys of the server are not for workers.
+_OURS = ("MEGASAM_CHECKPOINTS", "MEGASAM_BUILT_IN_WEIGHTS")
 
 
 def worker_environment(

@@ -58,6 +58,20 @@ def raft_state() -> dict[str, Any]:
     return state
 
 
+@pytest.fixture(scope="session")
+def random_built_in(tmp_path_factory) -> Path:
+    """A folder of weights of no meaning that can take the place of the built-in ones."""
+    pytest.importorskip("torch")
+    sys.path.insert(0, str(REPOSITORY / "tests" / "benchmarks"))
+    try:
+        from random_checkpoints import random_built_in_folder
+    finally:
+        sys.path.remove(str(REPOSITORY / "tests" / "benchmarks"))
+    folder = tmp_path_factory.mktemp("random weights")
+    random_built_in_folder(folder)
+    return folder
+
+
 @pytest.fixture
 def megasam_with(tmp_path) -> Callable[..., Ended]:
     """Run ``megasam`` as a process whose table of checkpoints says other things."""

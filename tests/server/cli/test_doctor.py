@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 
 import pytest
-from megasam_server.checkpoints.locate import CHECKPOINTS_VARIABLE
+from megasam_server.checkpoints.locate import BUILT_IN_VARIABLE, CHECKPOINTS_VARIABLE
 from megasam_server.cli import doctor as doctor_module
 from megasam_server.cli.doctor import doctor, examine
 from megasam_shared.install_command import install_command
@@ -70,6 +70,16 @@ def test_a_busy_port_and_found_checkpoints_are_notes(tmp_path, monkeypatch):
     assert "in use" in checks["Port"].found
     assert "raft-things.pth (damaged)" in checks["Checkpoints"].found
     assert checks["Checkpoints"].advice == "Get again: raft_things"
+
+
+def test_built_in_weights_are_named_beside_the_folder_of_the_others(
+    tmp_path, free_port, monkeypatch
+):
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(BUILT_IN_VARIABLE)
+    check = by_name(examine(tmp_path, free_port))["Checkpoints"]
+    assert check.found.startswith(f"none in {tmp_path}; ")
+    assert "raft_fp16.0.safetensors (built in)" in check.found
 
 
 def test_a_jobs_folder_that_cannot_be_made_is_a_lack(tmp_path, free_port, monkeypatch):
