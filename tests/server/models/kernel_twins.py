@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from megasam_server.models import pointwise, triton_kernels
-from megasam_server.models.correlation import CorrelationVolume
+from megasam_server.models import pointwise, triton_kernels, triton_windows
+from megasam_server.models.correlation import CorrelationVolume, OnTheFlyCorrelation
 
 TOLERANCE = 1e-5
 
@@ -111,6 +111,36 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
         levels = [level.to(device) for level in volume.levels]
         windows = triton_kernels.lookup_windows(levels, coords.to(device), radius)
         yield f"lookup_windows, radius {radius}", _relative(windows, volume.lookup(coords))
+
+    yield "write_windows", _formed_nearby(device, torch.float32)
+    # Between formed and blended, the volume and the windows are rounded in the same places.
+    half = _formed_nearby(device, torch.float16)
+    yield "write_windows, float16", max(0.0, half - 1e-3)
+
+
+def _formed_nearby(device: str, dtype: torch.dtype) -> float:
+    """Difference of windows formed around places to those of the volume, for squares of cells at the edge of the
+    picture, for places far apart in one square, and for such that see nothing."""
+    frames, channels, height, width, radius = 3, 24, 19, 21, 3
+    fmaps = torch.randn(frames, channels, height, width).to(dtype)
+    ii, jj = torch.tensor([0, 2, 1, 1]), torch.tensor([1, 0, 2, 0])
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    coords = torch.stack([x, y], -1) + 6 * torch.randn(len(ii), 1, 1, 2)
+    coords = coords + 0.3 * torch.randn_like(coords)
+    coords[1] = torch.rand(height, width, 2) * 40 - 10
+    coords[2, 0, 0] = torch.tensor([1e12, -1e12])
+    coords[3] += 100
+    expected = CorrelationVolume(fmaps[ii].float(), fmaps[jj].float(), radius).lookup(coords)
+    levels = OnTheFlyCorrelation(fmaps.to(device))._pyramid
+    windows = fmaps.new_empty(len(ii), height, width, expected.shape[1], device=device)
+    triton_windows.write_windows(
+        [level.values for level in levels],
+        [level.size for level in levels],
+        *(x.to(device) for x in (coords, ii, jj)),
+        radius,
+        windows,
+    )
+    return _relative(windows.permute(0, 3, 1, 2).float(), expected)
 
 
 def _relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
