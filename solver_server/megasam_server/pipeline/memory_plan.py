@@ -170,7 +170,8 @@ def _tracking(cells: int, count: int, options: TrackerOptions) -> int:
     volumes = volume_bytes(cells, options)
     frontend += volumes if volumes <= options.max_volume_bytes else CORRELATION_SCRATCH
 
-    # Features once more, all together, with their pyramid in both precisions.
+    # Of all frames together: the pyramid of the matching features, 4/3, and what the context adds to
+    # three gates; while they are made a little more.
     stacked = together * feature * 5
     states = min(together * edges * feature, options.max_state_bytes)
     flows = together * edges * cells * 4 * FULL

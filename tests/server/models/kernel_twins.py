@@ -30,6 +30,8 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
     h, q, x, zr, raw = image(), image(), image(), image(2 * channels), image(64)
     bias, narrow_bias = torch.randn(channels), torch.randn(64)
     context, varied = torch.randn(edges, 3 * channels), image(3 * channels)
+    maps, index = image(3 * channels)[:2], torch.tensor([1, 0, 1])
+    shared = pointwise.SharedMaps(maps, index)
     hx = pointwise.join([(h, None), (raw, narrow_bias)])
     norm = torch.nn.LayerNorm(channels, eps=1e-6).requires_grad_(False)
     norm.weight.normal_()
@@ -41,6 +43,14 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
 
     def joined(h, zr, raw, narrow_bias):
         return triton_kernels.join([(h, None), (zr[:, 64:128], None), (raw, narrow_bias)], 8)
+
+    def reset(hx, zr, context, h, *shared):
+        given = pointwise.SharedMaps(*shared) if shared else None
+        return triton_kernels.reset_hidden(hx, zr, context, h, given)
+
+    def blend(zr, context, q, h, *shared):
+        given = pointwise.SharedMaps(*shared) if shared else None
+        return triton_kernels.blend_hidden(zr, context, q, h, given)
 
     cases = {
         "bias_relu": (
@@ -69,24 +79,34 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
             pointwise.gated_mean(q, bias, h),
         ),
         "reset_hidden": (
-            triton_kernels.reset_hidden,
+            reset,
             (hx, zr, context, h),
             pointwise.reset_hidden(hx, zr, context, h),
         ),
         "blend_hidden": (
-            triton_kernels.blend_hidden,
+            blend,
             (zr, context, q, h),
             pointwise.blend_hidden(zr, context, q, h),
         ),
         "reset_hidden, each pixel": (
-            triton_kernels.reset_hidden,
+            reset,
             (hx, zr, varied, h),
             pointwise.reset_hidden(hx, zr, varied, h),
         ),
         "blend_hidden, each pixel": (
-            triton_kernels.blend_hidden,
+            blend,
             (zr, varied, q, h),
             pointwise.blend_hidden(zr, varied, q, h),
+        ),
+        "reset_hidden, shared": (
+            reset,
+            (hx, zr, context, h, maps, index),
+            pointwise.reset_hidden(hx, zr, context, h, shared),
+        ),
+        "blend_hidden, shared": (
+            blend,
+            (zr, context, q, h, maps, index),
+            pointwise.blend_hidden(zr, context, q, h, shared),
         ),
         "norm_gelu": (
             norm_kernel,

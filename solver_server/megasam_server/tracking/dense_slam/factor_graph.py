@@ -31,7 +31,7 @@ class FactorGraph:
         resting: [R, 2] the same of the resting edges.
         forgotten: [F, 2] the same of edges whose flow is gone; they are not added again.
         ages: [E] how many updates each active edge has seen.
-        net, inp: [E, 128, h, w] hidden state and input of the update operator.
+        net: [E, 128, h, w] hidden state of the update operator.
         target, weight: [E, h, w, 2] where each pixel goes, pixels of the 1/8 grid, and how surely.
     """
 
@@ -52,7 +52,6 @@ class FactorGraph:
         self.net = torch.empty(
             0, 128, height, width, device=grid.device, dtype=options.feature_dtype
         )
-        self.inp = self.net
         self.target = grid.new_empty(0, height, width, 2)
         self.weight = self.target
         self.resting = np.empty((0, 2), int)
@@ -82,7 +81,6 @@ class FactorGraph:
         self.edges = np.concatenate([self.edges, edges])
         self.ages = np.concatenate([self.ages, np.zeros(len(edges), int)])
         self.net = torch.cat([self.net, self.store.nets(sources)])
-        self.inp = torch.cat([self.inp, self.store.inps(sources)])
         self.target = torch.cat([self.target, target])
         self.weight = torch.cat([self.weight, torch.zeros_like(target)])
 
@@ -107,7 +105,7 @@ class FactorGraph:
         self.edges, self.ages = self.edges[~mask], self.ages[~mask]
         if self._corr is not None:
             self._corr = self._corr[~gone]
-        self.net, self.inp = self.net[~gone], self.inp[~gone]
+        self.net = self.net[~gone]
         self.target, self.weight = self.target[~gone], self.weight[~gone]
 
     def drop_aged(self) -> None:
@@ -168,6 +166,8 @@ class FactorGraph:
         chosen = torch.from_numpy(chosen).to(store.device)
         resting_target, resting_weight = self._resting_target[chosen], self._resting_weight[chosen]
         sources = EdgeSources.of(ii)
+        source_frames = np.unique(self.edges[:, 0]).tolist()
+        inp = self._network.source_inputs(store.inps(source_frames))[sources.index]
         keep = store.keeps[ii, ..., None]
         pixels = store.disps[0].numel()
         topology = EdgeTopology.build(
@@ -180,7 +180,7 @@ class FactorGraph:
             coords = store.reproject(ii, jj)
             motion = motion_features(coords, self.target, store.grid, options.max_motion)
             step = self._network.update(
-                self.net, self.inp, look_up(coords), motion, sources, with_upmask=False
+                self.net, inp, look_up(coords), motion, sources, with_upmask=False
             )
             # In place: what is replayed finds its tensors where they were.
             self.net.copy_(step.net)
