@@ -56,8 +56,8 @@ _TWICE = 1.5
 # Bytes of RAFT for a pair one way and cell, beside the correlation volume: with the room for what goes
 # in and comes out of its graph.
 _PER_FLOW_CELL = 20_000
-# Bytes of a bundle adjustment for each pixel that it works on at a time.
-_PER_BUNDLE_PIXEL = 500
+# Bytes of a bundle adjustment for each pixel that it works on at a time, with the equations it keeps.
+_PER_BUNDLE_PIXEL = 620
 
 
 @dataclass(frozen=True)
