@@ -80,7 +80,9 @@ class FactorGraph:
         target = self.store.reproject(*self.store.on_device(edges))
         self.edges = np.concatenate([self.edges, edges])
         self.ages = np.concatenate([self.ages, np.zeros(len(edges), int)])
-        self.net = torch.cat([self.net, self.store.nets(sources)])
+        # As the network makes them: else each update would turn them round twice.
+        net = torch.cat([self.net, self.store.nets(sources)])
+        self.net = net.contiguous(memory_format=torch.channels_last)
         self.target = torch.cat([self.target, target])
         self.weight = torch.cat([self.weight, torch.zeros_like(target)])
 
