@@ -24,7 +24,7 @@ from megasam_server.tracking.dense_slam.options import TrackerOptions
 from torch import Tensor
 
 STEPS = 5
-_SHIFT = 0.006  # of the camera from frame to frame, in units of the mean depth
+_SHIFT = 0.003  # of the camera from frame to frame, in units of the mean depth
 
 
 class FromVolumes(OnTheFlyCorrelation):

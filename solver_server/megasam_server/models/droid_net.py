@@ -8,6 +8,7 @@ names of the official checkpoint. Steps that are equal and cheaper than the netw
 - convolutions of the same input run as one (update and reset gate; first layers of two heads);
 - what the context adds to the gates is computed once for all edges of a frame and all updates;
 - the mean of the state, broadcast over the image in the motion branch, is convolved as 3x3 pixels;
+- what all edges of a frame add to their logits is convolved once for each frame;
 - means over edges are a product with a 0/1 matrix.
 
 ``DroidNet.to(torch.float16)`` (or bfloat16) gives the half path, without autocast: convolutions in
@@ -33,6 +34,7 @@ from megasam_server.models.pointwise import (
     join,
     norm_gelu,
     reset_hidden,
+    shared_gelu,
 )
 
 HIDDEN = 128
@@ -278,8 +280,11 @@ class _MotionBranch(nn.Module):
         together = sources.mean(x)  # [U,128,h,w]
         together = _without_bias(self.conv5, together)  # [U,128,h,w]
         together = norm_gelu(together, self.conv5.bias, self.norm_5)  # [U,128,h,w]
-        x = x + together[sources.index]  # [E,128,h,w]
-        return torch.sigmoid(self.logits_2(x).float()[:, 0])  # [E,h,w]
+        # The first layer of the sum is the sum of the first layers.
+        first, _, last = self.logits_2
+        shared = SharedMaps(_without_bias(first, together), sources.index)
+        x = shared_gelu(_without_bias(first, x), first.bias, shared)  # [E,128,h,w]
+        return torch.sigmoid(last(x).float()[:, 0])  # [E,h,w]
 
     def _first_layer(
         self, net: torch.Tensor, weight: torch.Tensor

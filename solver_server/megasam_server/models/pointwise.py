@@ -54,7 +54,7 @@ class SharedMaps:
     """What edges that leave from the same frame have in common, pixel by pixel.
 
     Attributes:
-        maps: [U,3C,h,w] of frames.
+        maps: [U,C',h,w] of frames.
         index: int64 [E], place of each edge's frame among them.
     """
 
@@ -81,7 +81,7 @@ def reset_hidden(
         context: [E,3C], bias and global context of the gates z, r and the candidate q; or
             [E,3C,h,w], where it differs from pixel to pixel.
         h: [E,C,h,w], hidden state.
-        shared: added to ``context``.
+        shared: of 3C channels, added to ``context``.
 
     Returns:
         [E,C+X,h,w].
@@ -121,6 +121,14 @@ def _over_pixels(
     if context.dim() == 2:
         context = context[..., None, None]
     return context if shared is None else context + shared.maps[:, start:end][shared.index]
+
+
+def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torch.Tensor:
+    """GELU(x + bias + the map of the edge's frame), GELU in float32; [E,C,h,w], [C] -> [E,C,h,w]."""
+    if kernels := kernels_for(x, bias, shared.maps):
+        return kernels.shared_gelu(x, bias, shared)
+    shifted = x + bias[:, None, None] + shared.maps[shared.index]  # [E,C,h,w]
+    return F.gelu(shifted.float()).to(x.dtype)
 
 
 def norm_gelu(

@@ -281,6 +281,31 @@ def blend_hidden(
 
 
 @triton.jit
+def _shared_gelu_kernel(
+    x, bias, maps, index, out, rows, image, C: tl.constexpr, ROWS: tl.constexpr
+):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, C)[None, :]
+    inside = row < rows
+    frame = tl.load(index + row // image, inside, 0)
+    value = tl.load(x + row * C + channel, inside).to(tl.float32)
+    value += tl.load(bias + channel).to(tl.float32)
+    value += tl.load(maps + (frame * image + row % image) * C + channel, inside).to(tl.float32)
+    tl.store(out + row * C + channel, _gelu(value), inside)
+
+
+def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torch.Tensor:
+    rows, block_rows, channels = _tiling(x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    maps, index = _map_rows(shared, x)
+    out = torch.empty_like(x)
+    _shared_gelu_kernel[(triton.cdiv(rows, block_rows),)](
+        x, bias, maps, index, out, rows, x.shape[2] * x.shape[3], C=channels, ROWS=block_rows
+    )
+    return out
+
+
+@triton.jit
 def _norm_gelu_kernel(
     x,
     shift,

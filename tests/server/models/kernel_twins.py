@@ -48,6 +48,9 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
         given = pointwise.SharedMaps(*shared) if shared else None
         return triton_kernels.reset_hidden(hx, zr, context, h, given)
 
+    def gelu(x, bias, *shared):
+        return triton_kernels.shared_gelu(x, bias, pointwise.SharedMaps(*shared))
+
     def blend(zr, context, q, h, *shared):
         given = pointwise.SharedMaps(*shared) if shared else None
         return triton_kernels.blend_hidden(zr, context, q, h, given)
@@ -107,6 +110,11 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
             blend,
             (zr, context, q, h, maps, index),
             pointwise.blend_hidden(zr, context, q, h, shared),
+        ),
+        "shared_gelu": (
+            gelu,
+            (x, bias, q[:2], index),
+            pointwise.shared_gelu(x, bias, pointwise.SharedMaps(q[:2], index)),
         ),
         "norm_gelu": (
             norm_kernel,
