@@ -6,6 +6,7 @@ stay as smooth as a camera makes them, whatever the random weights would have th
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -15,15 +16,18 @@ import torch
 from gpu_timing import Work, measure, profile_of
 from megasam_server.models.correlation import OnTheFlyCorrelation
 from megasam_server.models.droid_net import DroidNet, EdgeSources
+from megasam_server.models.raft import RaftFeatures, RaftFlow
 from megasam_server.tracking.dense_slam.backend import GlobalRule, adjust_all
 from megasam_server.tracking.dense_slam.feature_bank import FeatureBank
 from megasam_server.tracking.dense_slam.frames import TrackingFrame
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
 from megasam_server.tracking.dense_slam.network import Correlations
 from megasam_server.tracking.dense_slam.options import TrackerOptions
+from network_rows import randomise
 from torch import Tensor
 
 STEPS = 5
+FLOW_PAIRS = 8
 _SHIFT = 0.003  # of the camera from frame to frame, in units of the mean depth
 
 
@@ -151,7 +155,12 @@ def print_profile(network: DroidNet, frames: list[TrackingFrame], device: torch.
     edges = _print_parts(store, network, device)
     height, width = store.disps.shape[1:]
     together = max(1, round(edges * options.global_chunk / len(frames)))
-    _print_convolutions(network, together, (height, width), device)
+    size = height, width
+    update = _update_of(network, together, size, device)
+    _print_convolutions(f"an update of {together} edges", update, device)
+    raft = randomise(RaftFlow()).to(device, dtype)
+    flow = _flow_of(raft, pairs := 2 * FLOW_PAIRS, size, device)
+    _print_convolutions(f"four iterations of {pairs} flows", flow, device)
     print(f"\n## Kernels of a plain step over {edges} edges, and what comes before\n")
     found = profile_of(lambda: _adjust(store, network, OnTheFlyCorrelation, 1), device)
     averages = found.key_averages()
@@ -186,10 +195,32 @@ def _print_parts(store: KeyframeStore, network: DroidNet, device: torch.device) 
     return edges
 
 
-def _print_convolutions(
+def _update_of(
     network: DroidNet, edges: int, size: tuple[int, int], device: torch.device
-) -> None:
-    """Of one call of the update operator: with the algorithms that cuDNN guesses, and that it tries out."""
+) -> Callable[[], Tensor]:
+    """An update of ``edges`` edges."""
+    image = _random_images(network, size, device)
+    sources = EdgeSources.of(torch.arange(edges, device=device) // 16)
+    inputs = network.source_inputs(image(len(sources.frames), 128))[sources.index]
+    given = image(edges, 128).tanh(), inputs, image(edges, 196), image(edges, 4)
+    return lambda: network.update(*given, sources, with_upmask=False).net
+
+
+def _flow_of(
+    raft: RaftFlow, pairs: int, size: tuple[int, int], device: torch.device
+) -> Callable[[], Tensor]:
+    """Four iterations of ``pairs`` flows one way; as many as are computed in a recorded graph."""
+    image = _random_images(raft, size, device)
+    source = RaftFeatures(image(pairs, 256), image(pairs, 128).tanh(), image(pairs, 128).relu())
+    start = torch.zeros(pairs, 2, *size, device=device)
+    target = image(pairs, 256)
+    return lambda: raft._iterated(source, target, start, 4).full
+
+
+def _random_images(
+    network: torch.nn.Module, size: tuple[int, int], device: torch.device
+) -> Callable[[int, int], Tensor]:
+    """Makes [count, channels, h, w] of the network's type, channels last."""
     dtype = next(network.parameters()).dtype
     generator = torch.Generator(device).manual_seed(0)
 
@@ -197,40 +228,39 @@ def _print_convolutions(
         values = torch.randn(count, *size, channels, generator=generator, device=device)
         return values.to(dtype).permute(0, 3, 1, 2)
 
-    ii = torch.arange(edges, device=device) // 16
-    sources = EdgeSources.of(ii)
-    inputs = network.source_inputs(image(len(sources.frames), 128))[sources.index]
-    given = image(edges, 128).tanh(), inputs, image(edges, 196), image(edges, 4)
+    return image
 
-    def update() -> Tensor:
-        return network.update(*given, sources, with_upmask=False).net
 
-    print(f"\n## Convolutions of an update of {edges} edges\n")
+def _print_convolutions(name: str, call: Callable[[], Tensor], device: torch.device) -> None:
+    """With the algorithms that cuDNN guesses, and with those that it finds by trying."""
+    print(f"\n## Convolutions of {name}\n")
     found: dict[tuple, list[str]] = defaultdict(list)
     for tried in (False, True):
-        work = Work([update], None, 0, cudnn_benchmark=tried)
-        measured = measure(work, device, 0.5)
+        start = time.perf_counter()
+        measured = measure(Work([call], None, 0, cudnn_benchmark=tried), device, 0.5)
+        seconds = time.perf_counter() - start
         rate = measured.flops / measured.ms / 1e9
         kind = "tried out" if tried else "guessed"
-        print(f"{kind}: {measured.ms:.2f} ms, {rate:.0f} TFLOP/s with all that lies between")
-        for shape, (ms, flops) in _by_shape(profile_of(update, device), device).items():
+        print(f"{kind}: {measured.ms:.2f} ms, {rate:.0f} TFLOP/s; measured in {seconds:.1f} s")
+        for shape, (ms, flops) in _by_shape(profile_of(call, device), device).items():
             found[shape].append(f"{ms:.3f} | {flops / ms / 1e9:.0f}")
     torch.backends.cudnn.benchmark = False
-    print("\n| in | out | side | ms guessed | TFLOP/s | ms tried out | TFLOP/s |")
+    print("\n| in | out | size | ms guessed | TFLOP/s | ms tried out | TFLOP/s |")
     print("|---|---|---|---|---|---|---|")
-    for shape, rates in sorted(found.items(), key=lambda item: item[1], reverse=True):
+    for shape, rates in found.items():
         print("| " + " | ".join([*map(str, shape), *rates]) + " |")
 
 
 def _by_shape(found: torch.profiler.profile, device: torch.device) -> dict[tuple, list[float]]:
-    """(channels in, channels out, side) of convolutions -> milliseconds and operations."""
+    """(channels in, channels out, size) of convolutions -> milliseconds and operations."""
     total: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for event in found.key_averages(group_by_input_shape=True):
         if event.key != "aten::convolution":
             continue
-        (count, channels, height, width), (outputs, _, side, _) = event.input_shapes[:2]
+        (count, channels, height, width), (outputs, _, *sides) = event.input_shapes[:2]
         us = event.device_time_total if device.type == "cuda" else event.cpu_time_total
-        entry = total[channels, outputs, side]
+        entry = total[channels, outputs, "{}x{}".format(*sides)]
         entry[0] += us / 1000
-        entry[1] += 2 * event.count * count * height * width * channels * outputs * side * side
+        taps = channels * outputs * math.prod(sides)
+        entry[1] += 2 * event.count * count * height * width * taps
     return total
