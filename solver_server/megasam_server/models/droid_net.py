@@ -110,6 +110,14 @@ def _conv_relu(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return bias_relu(_without_bias(conv, x), conv.bias)
 
 
+def _narrow(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The convolution [E,I,h,w] -> float32 [E,O,h,w] for O that are few."""
+    outputs = len(weight)
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -outputs % _ALIGNED_CHANNELS))
+    x = F.conv2d(x, weight, padding=weight.shape[2] // 2)[:, :outputs]  # [E,O,h,w]
+    return x.float() + bias.float()[:, None, None]
+
+
 def _same(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
     """A convolution that keeps height and width."""
     return nn.Conv2d(inputs, outputs, size, padding=size // 2)
@@ -284,7 +292,8 @@ class _MotionBranch(nn.Module):
         first, _, last = self.logits_2
         shared = SharedMaps(_without_bias(first, together), sources.index)
         x = shared_gelu(_without_bias(first, x), first.bias, shared)  # [E,128,h,w]
-        return torch.sigmoid(last(x).float()[:, 0])  # [E,h,w]
+        x = _narrow(x, last.weight, last.bias)  # [E,1,h,w]
+        return torch.sigmoid(x[:, 0])  # [E,h,w]
 
     def _first_layer(
         self, net: torch.Tensor, weight: torch.Tensor
@@ -375,8 +384,8 @@ class _UpdateOperator(nn.Module):
                 F.pad(self.weight[2].weight, (0, 0, 0, 0, HIDDEN, 0)),  # [2,256,3,3]
             ]
         )  # [4,256,3,3]
-        x = F.conv2d(x, last, torch.cat([self.delta[2].bias, self.weight[2].bias]), padding=1)
-        delta, weight = x.float().split(2, dim=1)  # [E,2,h,w] each
+        x = _narrow(x, last, torch.cat([self.delta[2].bias, self.weight[2].bias]))  # [E,4,h,w]
+        delta, weight = x.split(2, dim=1)  # [E,2,h,w] each
         return delta, torch.sigmoid(weight)
 
 
