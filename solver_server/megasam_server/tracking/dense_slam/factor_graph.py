@@ -99,16 +99,17 @@ class FactorGraph:
         """Drop the active edges of ``mask`` [E]; with ``rest`` they keep their flow and rest."""
         if not mask.any():
             return
-        gone = torch.from_numpy(mask).to(self.store.device)
         if rest:
+            gone = self._places(mask)
             self.resting = np.concatenate([self.resting, self.edges[mask]])
             self._resting_target = torch.cat([self._resting_target, self.target[gone]])
             self._resting_weight = torch.cat([self._resting_weight, self.weight[gone]])
+        kept = self._places(~mask)
         self.edges, self.ages = self.edges[~mask], self.ages[~mask]
         if self._corr is not None:
-            self._corr = self._corr[~gone]
-        self.net = self.net[~gone]
-        self.target, self.weight = self.target[~gone], self.weight[~gone]
+            self._corr = self._corr[kept]
+        self.net = self.net[kept]
+        self.target, self.weight = self.target[kept], self.weight[kept]
 
     def drop_aged(self) -> None:
         """Edges that have seen many updates go to rest."""
@@ -211,10 +212,14 @@ class FactorGraph:
         """All edges that there are or were, [K, 2]."""
         return np.concatenate([self.edges, self.resting, self.forgotten])
 
+    def _places(self, mask: np.ndarray) -> Tensor:
+        """Where ``mask`` is true, on the device: to choose by a mask would wait for the device each time."""
+        return torch.from_numpy(np.flatnonzero(mask)).to(self.store.device)
+
     def _drop_resting(self, mask: np.ndarray) -> None:
         if not mask.any():
             return
-        kept = torch.from_numpy(~mask).to(self.store.device)
+        kept = self._places(~mask)
         self.resting = self.resting[~mask]
         self._resting_target = self._resting_target[kept]
         self._resting_weight = self._resting_weight[kept]
