@@ -147,6 +147,9 @@ class TrackingDouble:
     def context(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self._network.context(images)
 
+    def source_inputs(self, inp: Tensor):
+        return self._network.source_inputs(inp)
+
     def update(self, net, inp, corr, motion, ii, with_upmask):
         i, j = corr[:, 0, 0, 0].long(), corr[:, 1, 0, 0].long()
         said = self._network.update(net, inp, corr, motion, ii, with_upmask)

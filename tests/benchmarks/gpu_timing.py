@@ -167,14 +167,21 @@ def ceilings(device: torch.device, quick: bool) -> dict[str, float]:
     return found
 
 
+def profile_of(call: Callable[[], object], device: torch.device) -> torch.profiler.profile:
+    """What one plain call does, with the shapes of its inputs."""
+    kinds = torch.profiler.ProfilerActivity
+    on_gpu = device.type == "cuda"
+    activities = [kinds.CPU] + [kinds.CUDA] * on_gpu
+    with torch.profiler.profile(activities=activities, record_shapes=True) as found:
+        call()
+        _wait(device)
+    return found
+
+
 def profile(work: Work, device: torch.device, rows: int = 25) -> str:
     """The kernels that take longest in one plain call, as a table."""
-    on_gpu = device.type == "cuda"
-    kinds = torch.profiler.ProfilerActivity
     for call in work.calls:
         call()
-    with torch.profiler.profile(activities=[kinds.CPU] + [kinds.CUDA] * on_gpu) as found:
-        work.calls[0]()
-        _wait(device)
-    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return found.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=90)
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    averages = profile_of(work.calls[0], device).key_averages()
+    return averages.table(sort_by=key, row_limit=rows, max_name_column_width=90)

@@ -150,7 +150,7 @@ def _step(
     """One Gauss-Newton step; disparities are not clamped."""
     free, slots = topology.free, topology.free + 2
     system = state.poses.new_zeros(slots * slots, 36, dtype=torch.float64)
-    kept = None
+    kept = []
     for group in topology.groups:
         edges = _linearise(state, observed, group, options)
         system.index_add_(0, group.edge_blocks, _edge_blocks(edges, options.lm))
@@ -158,8 +158,8 @@ def _step(
             equations = _against_disparity(edges, state, observed, group, options.alpha)
             blocks = _row_products(equations)
             system.index_add_(0, group.row_blocks, blocks, alpha=-1)
-            # Several groups do not fit in memory together: theirs are made again below.
-            kept = equations if len(topology.groups) == 1 else None
+            if topology.keeps_equations:
+                kept.append(equations)
     unknowns = 6 * free + int(options.optimise_focal)
     solution = _solve(system.view(slots, slots, 6, 6), free, unknowns, options.ep)
     solution = solution.to(state.poses.dtype)  # [unknowns]
@@ -177,9 +177,10 @@ def _step(
     if not options.motion_only:
         by_slot = _by_slot(solution, free, options)  # [P+2, 6]
         disps = disps.clone()
-        for group in topology.groups:
-            equations = kept
-            if kept is None:
+        for number, group in enumerate(topology.groups):
+            if kept:
+                equations = kept[number]
+            else:
                 edges = _linearise(state, observed, group, options)
                 equations = _against_disparity(edges, state, observed, group, options.alpha)
             steps = by_slot[group.row_slots].flatten(1)  # [K, 6(D+1)]

@@ -14,6 +14,9 @@ from torch import Tensor
 
 # Edges are worked on in groups of about this many pixels: some 1 GB in float32.
 PIXELS_AT_ONCE = 2**21
+# The equations of the groups that are done are kept while they have no more rows of blocks than this
+# for each of these pixels: 24 bytes a row, beside the 500 that a pixel takes in work.
+_KEPT_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class EdgeTopology:
     Attributes:
         first_free, end: frames first_free..end-1 have free poses.
         groups: the source frames, in groups that fit in memory.
+        keeps_equations: those of all groups fit in memory together, once they are formed.
     """
 
     first_free: int
     end: int
     groups: tuple[SourceGroup, ...]
+    keeps_equations: bool
 
     @property
     def free(self) -> int:
@@ -108,7 +113,9 @@ class EdgeTopology:
         groups = tuple(
             _group(ii, jj, np.sort(sources[part]), first_free, free, device) for part in parts
         )
-        return cls(first_free, end, groups)
+        rows = sum(group.row_slots.numel() for group in groups) * pixels
+        keeps = len(groups) == 1 or rows <= _KEPT_ROWS * pixels_at_once
+        return cls(first_free, end, groups, keeps)
 
 
 def _group(

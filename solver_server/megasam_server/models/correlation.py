@@ -11,6 +11,7 @@ with edges.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ _FEATURE_SCALE = 0.25
 _ALIGNED_ROWS = 8
 
 CORRELATION_SCRATCH = 256 * 2**20
-"""Bytes that :class:`OnTheFlyCorrelation` takes for the volume of the edges in work."""
+"""Bytes that :class:`OnTheFlyCorrelation` takes for the values of the edges in work."""
 
 
 def feature_pyramid(fmaps: torch.Tensor) -> list[torch.Tensor]:
@@ -202,12 +203,13 @@ def _volume_levels(source: _Rows, targets: list[_Rows]) -> list[torch.Tensor]:
 class OnTheFlyCorrelation:
     """The same values without a kept volume: formed for a few edges, read, and dropped.
 
-    To form a value by matrix multiplication costs less than the memory traffic of gathering 8x8
-    feature vectors per pixel, although most values are not read.
+    In half precision on a GPU only the values around the windows are formed. Elsewhere all are: by
+    matrix multiplication that costs less than the memory traffic of gathering 8x8 feature vectors
+    per pixel, although most values are not read.
 
     Args:
         fmaps: [N,C,h,w], features of all frames.
-        scratch_bytes: most memory for the volume of the edges in work; at least one edge is formed.
+        scratch_bytes: most memory for the values of the edges in work; at least one edge is formed.
 
     Raises:
         MegasamError: ``image_too_small``, see :func:`feature_pyramid`.
@@ -215,9 +217,7 @@ class OnTheFlyCorrelation:
 
     def __init__(self, fmaps: torch.Tensor, scratch_bytes: int = CORRELATION_SCRATCH) -> None:
         self._pyramid = [_Rows.of(level) for level in feature_pyramid(fmaps)]
-        pixels = fmaps.shape[-2] * fmaps.shape[-1]
-        edge_bytes = pixels * pixels * fmaps.element_size() * 4 // 3  # all levels: 1 + 1/4 + ...
-        self._edges_at_once = max(1, scratch_bytes // edge_bytes)
+        self._scratch_bytes = scratch_bytes
 
     def lookup(self, coords: torch.Tensor, ii: torch.Tensor, jj: torch.Tensor) -> torch.Tensor:
         """The windows of edges ii -> jj; as :meth:`CorrelationVolume.lookup`.
@@ -230,12 +230,38 @@ class OnTheFlyCorrelation:
             [E,196,h,w] in the features' dtype.
 
         """
-        edges, height, width = coords.shape[:3]
+        features = self._pyramid[0].values
+        windows = features.new_empty(*coords.shape[:3], LOOKUP_CHANNELS)
+        by_kernels = features.itemsize == 2 and kernels_for(features, coords) is not None
+        write = self._write_formed_nearby if by_kernels else self._write_from_volumes
+        write(coords, ii, jj, windows)
+        return windows.permute(0, 3, 1, 2)  # [E,196,h,w]
+
+    def _write_formed_nearby(
+        self, coords: torch.Tensor, ii: torch.Tensor, jj: torch.Tensor, windows: torch.Tensor
+    ) -> None:
+        from megasam_server.models import triton_windows  # needs Triton
+
+        height, width = self._pyramid[0].size
+        edge_bytes = triton_windows.value_bytes(height * width, RADIUS, windows.itemsize)
+        levels, sizes = zip(*((level.values, level.size) for level in self._pyramid), strict=True)
+        for part in self._parts(len(ii), edge_bytes):
+            triton_windows.write_windows(
+                levels, sizes, coords[part], ii[part], jj[part], RADIUS, windows[part]
+            )
+
+    def _write_from_volumes(
+        self, coords: torch.Tensor, ii: torch.Tensor, jj: torch.Tensor, windows: torch.Tensor
+    ) -> None:
         features = self._pyramid[0]
-        windows = features.values.new_empty(edges, height, width, LOOKUP_CHANNELS)
-        windows = windows.permute(0, 3, 1, 2)
-        for start in range(0, edges, self._edges_at_once):
-            part = slice(start, start + self._edges_at_once)
+        height, width = features.size
+        edge_bytes = (height * width) ** 2 * windows.itemsize * 4 // 3  # 1 + 1/4 + ...
+        for part in self._parts(len(ii), edge_bytes):
             levels = _volume_levels(features[ii[part]], [x[jj[part]] for x in self._pyramid])
-            windows[part] = CorrelationVolume.of_levels(levels).lookup(coords[part])
-        return windows  # [E,196,h,w]
+            found = CorrelationVolume.of_levels(levels).lookup(coords[part])  # [E',196,h,w]
+            windows[part] = found.permute(0, 2, 3, 1)
+
+    def _parts(self, edges: int, edge_bytes: int) -> Iterator[slice]:
+        """The edges, as many at a time as have room."""
+        at_once = max(1, self._scratch_bytes // edge_bytes)
+        return (slice(start, start + at_once) for start in range(0, edges, at_once))

@@ -6,7 +6,9 @@ frames i -> j), where the pixels of i are in j, with a recurrent state per edge.
 names of the official checkpoint. Steps that are equal and cheaper than the network as drawn:
 
 - convolutions of the same input run as one (update and reset gate; first layers of two heads);
+- what the context adds to the gates is computed once for all edges of a frame and all updates;
 - the mean of the state, broadcast over the image in the motion branch, is convolved as 3x3 pixels;
+- what all edges of a frame add to their logits is convolved once for each frame;
 - means over edges are a product with a 0/1 matrix.
 
 ``DroidNet.to(torch.float16)`` (or bfloat16) gives the half path, without autocast: convolutions in
@@ -25,6 +27,7 @@ from torch import nn
 from megasam_server.models.correlation import LOOKUP_CHANNELS
 from megasam_server.models.image_input import imagenet_normalised, unit_range
 from megasam_server.models.pointwise import (
+    SharedMaps,
     bias_relu,
     blend_hidden,
     gated_mean,
@@ -32,6 +35,7 @@ from megasam_server.models.pointwise import (
     join,
     norm_gelu,
     reset_hidden,
+    shared_gelu,
 )
 
 HIDDEN = 128
@@ -106,6 +110,14 @@ def _without_bias(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 def _conv_relu(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return bias_relu(_without_bias(conv, x), conv.bias)
+
+
+def _narrow(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The convolution [E,I,h,w] -> float32 [E,O,h,w] for O that are few."""
+    outputs = len(weight)
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -outputs % _ALIGNED_CHANNELS))
+    x = F.conv2d(x, weight, padding=weight.shape[2] // 2)[:, :outputs]  # [E,O,h,w]
+    return x.float() + bias.float()[:, None, None]
 
 
 def _same(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
@@ -188,14 +200,23 @@ class _ConvGRU(nn.Module):
         self.convr_glo = nn.Conv2d(HIDDEN, HIDDEN, 1)
         self.convq_glo = nn.Conv2d(HIDDEN, HIDDEN, 1)
 
-    def forward(self, h: torch.Tensor, hx: torch.Tensor) -> torch.Tensor:
-        """h [E,128,h,w]; hx [E,128+inputs,h,w] is h followed by the input, and is used up."""
+    def source_inputs(self, inp: torch.Tensor) -> SharedMaps:
+        """Of context inputs [U,128,h,w]: an edge for each."""
+        convs = (self.convz, self.convr, self.convq)
+        weight = torch.cat([_split(conv.weight)[0] for conv in convs])  # [384,128,3,3]
+        maps = F.conv2d(inp, weight, padding=1)  # [U,384,h,w]
+        return SharedMaps(maps, torch.arange(len(inp), device=inp.device))
+
+    def forward(self, h: torch.Tensor, hx: torch.Tensor, inputs: SharedMaps) -> torch.Tensor:
+        """h [E,128,h,w]; hx [E,320,h,w] is h, then the inputs that are not of the context, and is
+        used up.
+        """
         context = self._context(h)  # [E,384]
-        gates = torch.cat([self.convz.weight, self.convr.weight])  # [256,128+inputs,3,3]
+        gates = torch.cat([_split(conv.weight)[1] for conv in (self.convz, self.convr)])
         zr = F.conv2d(hx, gates, padding=1)  # [E,256,h,w]
-        rhx = reset_hidden(hx, zr, context, h)  # [E,128+inputs,h,w]
-        q = _without_bias(self.convq, rhx)  # [E,128,h,w]
-        return blend_hidden(zr, context, q, h)  # [E,128,h,w]
+        rhx = reset_hidden(hx, zr, context, h, inputs)  # [E,320,h,w]
+        q = F.conv2d(rhx, _split(self.convq.weight)[1], padding=1)  # [E,128,h,w]
+        return blend_hidden(zr, context, q, h, inputs)  # [E,128,h,w]
 
     def _context(self, h: torch.Tensor) -> torch.Tensor:
         """Bias and global context of z, r and q: [E,384]."""
@@ -206,6 +227,12 @@ class _ConvGRU(nn.Module):
         bias = torch.cat([conv.bias for conv in local])  # [384]
         bias = bias + torch.cat([conv.bias for conv in globe])  # [384]
         return F.linear(mean, weight, bias)
+
+
+def _split(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight for [state, context, rest] as one for the context and one for [state, rest]."""
+    state, context, rest = weight.tensor_split([HIDDEN, 2 * HIDDEN], dim=1)
+    return context, torch.cat([state, rest], dim=1)
 
 
 class _GraphAggregation(nn.Module):
@@ -261,8 +288,12 @@ class _MotionBranch(nn.Module):
         together = sources.mean(x)  # [U,128,h,w]
         together = _without_bias(self.conv5, together)  # [U,128,h,w]
         together = norm_gelu(together, self.conv5.bias, self.norm_5)  # [U,128,h,w]
-        x = x + together[sources.index]  # [E,128,h,w]
-        return torch.sigmoid(self.logits_2(x).float()[:, 0])  # [E,h,w]
+        # The first layer of the sum is the sum of the first layers.
+        first, _, last = self.logits_2
+        shared = SharedMaps(_without_bias(first, together), sources.index)
+        x = shared_gelu(_without_bias(first, x), first.bias, shared)  # [E,128,h,w]
+        x = _narrow(x, last.weight, last.bias)  # [E,1,h,w]
+        return torch.sigmoid(x[:, 0])  # [E,h,w]
 
     def _first_layer(
         self, net: torch.Tensor, weight: torch.Tensor
@@ -299,7 +330,7 @@ class _UpdateOperator(nn.Module):
     def forward(
         self,
         net: torch.Tensor,
-        inp: torch.Tensor,
+        inp: torch.Tensor | SharedMaps,
         corr: torch.Tensor,
         motion: torch.Tensor | None = None,
         ii: torch.Tensor | EdgeSources | None = None,
@@ -308,19 +339,19 @@ class _UpdateOperator(nn.Module):
         if motion is None:
             motion = net.new_zeros(net.shape[0], MOTION_CHANNELS, *net.shape[2:])
         dtype = self.gru.convq.weight.dtype
-        net, inp, corr, motion = (_prepared(x, dtype) for x in (net, inp, corr, motion))
+        net, corr, motion = (_prepared(x, dtype) for x in (net, corr, motion))
+        inputs = inp if isinstance(inp, SharedMaps) else self.source_inputs(inp)
 
         corr = _conv_relu(self.corr_encoder[0], corr)  # [E,128,h,w]
         flow = _conv_relu(self.flow_encoder[0], motion)  # [E,128,h,w]
         hx = join(
             [
                 (net, None),  # 128 channels
-                (inp, None),  # 128
                 (_without_bias(self.corr_encoder[2], corr), self.corr_encoder[2].bias),  # 128
                 (_without_bias(self.flow_encoder[2], flow), self.flow_encoder[2].bias),  # 64
             ]
-        )  # [E,448,h,w]
-        net = self.gru(net, hx)  # [E,128,h,w]
+        )  # [E,320,h,w]
+        net = self.gru(net, hx, inputs)  # [E,128,h,w]
 
         delta, weight = self._heads(net)  # float32 [E,2,h,w] each
         output = UpdateOutput(net, delta.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1))
@@ -336,6 +367,10 @@ class _UpdateOperator(nn.Module):
             static_probability=static,
         )
 
+    def source_inputs(self, inp: torch.Tensor) -> SharedMaps:
+        """See :meth:`DroidNet.source_inputs`."""
+        return self.gru.source_inputs(_prepared(inp, self.gru.convq.weight.dtype))
+
     def _heads(self, net: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """net [E,128,h,w] -> delta, weight, float32 [E,2,h,w] each."""
         first = torch.cat([self.delta[0].weight, self.weight[0].weight])  # [256,128,3,3]
@@ -349,8 +384,8 @@ class _UpdateOperator(nn.Module):
                 F.pad(self.weight[2].weight, (0, 0, 0, 0, HIDDEN, 0)),  # [2,256,3,3]
             ]
         )  # [4,256,3,3]
-        x = F.conv2d(x, last, torch.cat([self.delta[2].bias, self.weight[2].bias]), padding=1)
-        delta, weight = x.float().split(2, dim=1)  # [E,2,h,w] each
+        x = _narrow(x, last, torch.cat([self.delta[2].bias, self.weight[2].bias]))  # [E,4,h,w]
+        delta, weight = x.split(2, dim=1)  # [E,2,h,w] each
         return delta, torch.sigmoid(weight)
 
 
@@ -367,7 +402,8 @@ class DroidNet(nn.Module):
     ``update(net, inp, corr, motion=None, ii=None, with_upmask=True) -> UpdateOutput`` revises E
     edges. Tensors of any float dtype and device of the network's weights:
 
-    - net [E,128,h,w], hidden state; inp [E,128,h,w], context of each edge's source frame;
+    - net [E,128,h,w], hidden state;
+    - inp [E,128,h,w], context of each edge's source frame, or :meth:`source_inputs` of it;
     - corr [E,196,h,w], windows of the correlation (:mod:`megasam_server.models.correlation`);
     - motion [E,4,h,w], flow (x, y) and residual (x, y) at 1/8 scale, clamped to -64..64 by the
       caller; None for zeros;
@@ -405,6 +441,12 @@ class DroidNet(nn.Module):
         both = self.cnet(self._normalised(images_bgr_u8))  # [B,256,H/8,W/8]
         net, inp = both.split(HIDDEN, dim=1)  # [B,128,H/8,W/8] each
         return torch.tanh(net), F.relu(inp)
+
+    def source_inputs(self, inp: torch.Tensor) -> SharedMaps:
+        """What updates take instead of the context inputs ``inp`` [U,128,h,w], to save the work that is the same for
+        all edges of a frame; ``[ii]`` of it chooses the source frame of each edge.
+        """
+        return self.update.source_inputs(inp)
 
     def _normalised(self, images_bgr_u8: torch.Tensor) -> torch.Tensor:
         rgb = imagenet_normalised(unit_range(images_bgr_u8.flip(1)))  # [B,3,H,W]

@@ -7,12 +7,17 @@ summed in float32, in pieces whose number does not depend on the device: the sam
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 
 from megasam_server.models import triton_kernels as plain
-from megasam_server.models.triton_kernels import _empty_rows, _rows, _tanh
+from megasam_server.models.triton_kernels import _empty_rows, _map_rows, _rows, _shift, _tanh
+
+if TYPE_CHECKING:
+    from megasam_server.models.pointwise import SharedMaps
 
 _ROWS = 32  # of one step of a program
 _ROWS_OF_PROGRAM = 256
@@ -184,12 +189,15 @@ def _reset_gradient_kernel(
     gradient,
     zr,
     context,
+    maps,
+    index,
     h,
     to_hx,
     to_zr,
     to_h,
     sums,
     pixels,
+    MAPS: tl.constexpr,
     C: tl.constexpr,
     X: tl.constexpr,
     X_CHANNELS: tl.constexpr,
@@ -199,7 +207,6 @@ def _reset_gradient_kernel(
     edge = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, C)[None, :]
     other = tl.arange(0, X_CHANNELS)[None, :]
-    shift = tl.load(context + edge * (3 * C) + C + channel).to(tl.float32)
     total = tl.zeros((ROWS, C), tl.float32)
     nothing = tl.zeros((ROWS, C), tl.float32)
     first = tl.program_id(1) * ROWS_OF_PROGRAM
@@ -207,9 +214,9 @@ def _reset_gradient_kernel(
         pixel = first + start + tl.arange(0, ROWS)[:, None]
         inside = pixel < pixels
         row = edge * pixels + pixel
-        reset = tl.sigmoid(
-            tl.load(zr + row * (2 * C) + C + channel, inside, 0.0).to(tl.float32) + shift
-        )
+        raw = tl.load(zr + row * (2 * C) + C + channel, inside, 0.0).to(tl.float32)
+        raw += _shift(context, maps, index, row, pixels, pixels, C + channel, inside, C, MAPS)
+        reset = tl.sigmoid(raw)
         hidden = tl.load(h + row * C + channel, inside, 0.0).to(tl.float32)
         of_product = tl.load(gradient + row * (C + X) + channel, inside, 0.0).to(tl.float32)
         of_gate = of_product * hidden * reset * (1 - reset)
@@ -227,14 +234,15 @@ def _reset_gradient_kernel(
 
 class _ResetHidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hx, zr, context, h) -> torch.Tensor:
+    def forward(ctx, hx, zr, context, h, shared: SharedMaps | None, *maps) -> torch.Tensor:
         zr, context, h = _rows(zr), context.contiguous(), _rows(h)
-        ctx.save_for_backward(zr, context, h)
-        return plain.reset_hidden(hx.clone(), zr, context, h)
+        ctx.save_for_backward(zr, context, h, *_map_rows(shared, context))
+        ctx.shared = shared is not None
+        return plain.reset_hidden(hx.clone(), zr, context, h, shared)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        zr, context, h = ctx.saved_tensors
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        zr, context, h, maps, index = ctx.saved_tensors
         edges, channels, height, width = h.shape
         pieces = _pieces(height * width)
         sums = _sums(h, edges, pieces, channels)
@@ -242,7 +250,8 @@ class _ResetHidden(torch.autograd.Function):
         to_hx, to_zr, to_h = (_empty_rows(h, x.shape[1]) for x in (gradient, zr, h))
         inputs = gradient.shape[1] - channels
         _reset_gradient_kernel[(edges, pieces)](
-            *(gradient, zr, context, h, to_hx, to_zr, to_h, sums, height * width),
+            *(gradient, zr, context, maps, index, h, to_hx, to_zr, to_h, sums, height * width),
+            MAPS=ctx.shared,
             C=channels,
             X=inputs,
             X_CHANNELS=triton.next_power_of_2(inputs),
@@ -251,13 +260,35 @@ class _ResetHidden(torch.autograd.Function):
         )
         to_context = torch.zeros_like(context)
         to_context[:, channels : 2 * channels] = sums.sum(1)
-        return to_hx, to_zr, to_context, to_h
+        found = to_hx, to_zr, to_context, to_h
+        if not ctx.shared:
+            return *found, None
+        to_maps = torch.zeros_like(maps)
+        to_maps[:, channels : 2 * channels] = _of_frames(to_zr, index, len(maps))[:, channels:]
+        return *found, None, to_maps
+
+
+def _of_frames(x: torch.Tensor, index: torch.Tensor, frames: int) -> torch.Tensor:
+    """Sums over the edges of each frame: [E,C,h,w] in rows -> [U,C,h,w]; as a product, which sums in float32."""
+    edges, channels, height, width = x.shape
+    members = torch.arange(frames, device=x.device)[:, None] == index  # [U,E]
+    rows = x.permute(0, 2, 3, 1).reshape(edges, -1)  # [E,h*w*C]
+    return (members.to(x.dtype) @ rows).view(frames, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _maps_of(shared: SharedMaps | None) -> tuple[torch.Tensor, ...]:
+    """What autograd must see to send a gradient there."""
+    return () if shared is None else (shared.maps,)
 
 
 def reset_hidden(
-    hx: torch.Tensor, zr: torch.Tensor, context: torch.Tensor, h: torch.Tensor
+    hx: torch.Tensor,
+    zr: torch.Tensor,
+    context: torch.Tensor,
+    h: torch.Tensor,
+    shared: SharedMaps | None,
 ) -> torch.Tensor:
-    return _ResetHidden.apply(hx, zr, context, h)
+    return _ResetHidden.apply(hx, zr, context, h, shared, *_maps_of(shared))
 
 
 @triton.jit
@@ -265,6 +296,8 @@ def _blend_gradient_kernel(
     gradient,
     zr,
     context,
+    maps,
+    index,
     q,
     h,
     to_zr,
@@ -272,14 +305,13 @@ def _blend_gradient_kernel(
     to_h,
     sums,
     pixels,
+    MAPS: tl.constexpr,
     C: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_OF_PROGRAM: tl.constexpr,
 ):
     edge = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, C)[None, :]
-    shift_z = tl.load(context + edge * (3 * C) + channel).to(tl.float32)
-    shift_q = tl.load(context + edge * (3 * C) + 2 * C + channel).to(tl.float32)
     total_z = tl.zeros((ROWS, C), tl.float32)
     total_q = tl.zeros((ROWS, C), tl.float32)
     nothing = tl.zeros((ROWS, C), tl.float32)
@@ -289,8 +321,12 @@ def _blend_gradient_kernel(
         inside = pixel < pixels
         row = edge * pixels + pixel
         at = row * C + channel
-        z = tl.sigmoid(tl.load(zr + row * (2 * C) + channel, inside, 0.0).to(tl.float32) + shift_z)
-        new = _tanh(tl.load(q + at, inside, 0.0).to(tl.float32) + shift_q)
+        z = tl.load(zr + row * (2 * C) + channel, inside, 0.0).to(tl.float32)
+        z += _shift(context, maps, index, row, pixels, pixels, channel, inside, C, MAPS)
+        z = tl.sigmoid(z)
+        new = tl.load(q + at, inside, 0.0).to(tl.float32)
+        new += _shift(context, maps, index, row, pixels, pixels, 2 * C + channel, inside, C, MAPS)
+        new = _tanh(new)
         old = tl.load(h + at, inside, 0.0).to(tl.float32)
         of_out = tl.load(gradient + at, inside, 0.0).to(tl.float32)
         of_z = of_out * (new - old) * z * (1 - z)
@@ -308,33 +344,113 @@ def _blend_gradient_kernel(
 
 class _BlendHidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, zr, context, q, h) -> torch.Tensor:
+    def forward(ctx, zr, context, q, h, shared: SharedMaps | None, *maps) -> torch.Tensor:
         zr, context, q, h = _rows(zr), context.contiguous(), _rows(q), _rows(h)
-        ctx.save_for_backward(zr, context, q, h)
-        return plain.blend_hidden(zr, context, q, h)
+        ctx.save_for_backward(zr, context, q, h, *_map_rows(shared, context))
+        ctx.shared = shared is not None
+        return plain.blend_hidden(zr, context, q, h, shared)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        zr, context, q, h = ctx.saved_tensors
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        zr, context, q, h, maps, index = ctx.saved_tensors
         edges, channels, height, width = h.shape
         pieces = _pieces(height * width)
         sums = _sums(h, edges, pieces, 2, channels)
         to_zr, to_q, to_h = (torch.empty_like(x) for x in (zr, q, h))
         _blend_gradient_kernel[(edges, pieces)](
-            *(_rows(gradient), zr, context, q, h, to_zr, to_q, to_h, sums, height * width),
+            *(_rows(gradient), zr, context, maps, index, q, h, to_zr, to_q, to_h, sums),
+            height * width,
+            MAPS=ctx.shared,
             C=channels,
             ROWS=_ROWS // 2,
             ROWS_OF_PROGRAM=_ROWS_OF_PROGRAM,
         )
         to_context = torch.zeros_like(context)
         to_context.unflatten(1, (3, channels))[:, ::2] = sums.sum(1)
-        return to_zr, to_context, to_q, to_h
+        found = to_zr, to_context, to_q, to_h
+        if not ctx.shared:
+            return *found, None
+        # The reset gate, whose gradient here is zero, lies between the two.
+        of_gates = _of_frames(to_zr, index, len(maps))
+        return *found, None, torch.cat([of_gates, _of_frames(to_q, index, len(maps))], 1)
 
 
 def blend_hidden(
-    zr: torch.Tensor, context: torch.Tensor, q: torch.Tensor, h: torch.Tensor
+    zr: torch.Tensor,
+    context: torch.Tensor,
+    q: torch.Tensor,
+    h: torch.Tensor,
+    shared: SharedMaps | None,
 ) -> torch.Tensor:
-    return _BlendHidden.apply(zr, context, q, h)
+    return _BlendHidden.apply(zr, context, q, h, shared, *_maps_of(shared))
+
+
+@triton.jit
+def _gelu_slope(x):
+    """d/dx x Phi(x) = Phi(x) + x phi(x)."""
+    normal = 0.5 * (1 + tl.erf(x * 0.7071067811865476))
+    return normal + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+
+
+@triton.jit
+def _shared_gelu_gradient_kernel(
+    gradient,
+    x,
+    bias,
+    maps,
+    index,
+    to,
+    sums,
+    pixels,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROWS_OF_PROGRAM: tl.constexpr,
+):
+    edge = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, C)[None, :]
+    frame = tl.load(index + edge)
+    shift = tl.load(bias + channel).to(tl.float32)
+    total = tl.zeros((ROWS, C), tl.float32)
+    first = tl.program_id(1) * ROWS_OF_PROGRAM
+    for start in range(0, ROWS_OF_PROGRAM, ROWS):
+        pixel = first + start + tl.arange(0, ROWS)[:, None]
+        inside = pixel < pixels
+        at = (edge * pixels + pixel) * C + channel
+        value = tl.load(x + at, inside, 0.0).to(tl.float32) + shift
+        value += tl.load(maps + (frame * pixels + pixel) * C + channel, inside, 0.0).to(tl.float32)
+        of_out = tl.load(gradient + at, inside, 0.0).to(tl.float32)
+        of_value = of_out * _gelu_slope(value)
+        tl.store(to + at, of_value, inside)
+        total += of_value
+    piece = edge * tl.num_programs(1) + tl.program_id(1)
+    tl.store(sums + piece * C + channel, tl.sum(total, 0)[None, :])
+
+
+class _SharedGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, bias, shared: SharedMaps, maps) -> torch.Tensor:
+        x = _rows(x)
+        ctx.save_for_backward(x, bias, *_map_rows(shared, x))
+        return plain.shared_gelu(x, bias, shared)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, bias, maps, index = ctx.saved_tensors
+        edges, channels, height, width = x.shape
+        pieces = _pieces(height * width)
+        sums = _sums(x, edges * pieces, channels)
+        to = torch.empty_like(x)
+        _shared_gelu_gradient_kernel[(edges, pieces)](
+            *(_rows(gradient), x, bias, maps, index, to, sums, height * width),
+            C=channels,
+            ROWS=_ROWS // 2,
+            ROWS_OF_PROGRAM=_ROWS_OF_PROGRAM,
+        )
+        return to, sums.sum(0).to(bias.dtype), None, _of_frames(to, index, len(maps))
+
+
+def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torch.Tensor:
+    return _SharedGelu.apply(x, bias, shared, shared.maps)
 
 
 # ---------------------------------------------------------------------------------------- norms
@@ -382,10 +498,8 @@ def _norm_gelu_gradient_kernel(
         inverse = tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
         normed = value * inverse
         raised = normed * scale + offset
-        # d/dx x Phi(x) = Phi(x) + x phi(x)
-        slope = 0.5 * (1 + tl.erf(raised * 0.7071067811865476))
-        slope += raised * tl.exp(-0.5 * raised * raised) * 0.3989422804014327
-        of_raised = tl.load(gradient + row * C + channel, inside, 0.0).to(tl.float32) * slope
+        of_out = tl.load(gradient + row * C + channel, inside, 0.0).to(tl.float32)
+        of_raised = of_out * _gelu_slope(raised)
         total_scale += of_raised * normed
         total_offset += of_raised
         of_normed = of_raised * scale

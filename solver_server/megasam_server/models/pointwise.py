@@ -7,6 +7,8 @@ Tensors [E,C,h,w] are channels last in memory for speed; any layout is right.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -47,8 +49,29 @@ def gated_mean(gate: torch.Tensor, bias: torch.Tensor, h: torch.Tensor) -> torch
     return gated.mean(dim=(2, 3)).to(h.dtype)
 
 
+@dataclass(frozen=True)
+class SharedMaps:
+    """What edges that leave from the same frame have in common, pixel by pixel.
+
+    Attributes:
+        maps: [U,C',h,w] of frames.
+        index: int64 [E], place of each edge's frame among them.
+    """
+
+    maps: torch.Tensor
+    index: torch.Tensor
+
+    def __getitem__(self, index: torch.Tensor) -> SharedMaps:
+        """Those of other edges: ``index`` int64 [E'] says of which of these."""
+        return SharedMaps(self.maps, self.index[index])
+
+
 def reset_hidden(
-    hx: torch.Tensor, zr: torch.Tensor, context: torch.Tensor, h: torch.Tensor
+    hx: torch.Tensor,
+    zr: torch.Tensor,
+    context: torch.Tensor,
+    h: torch.Tensor,
+    shared: SharedMaps | None = None,
 ) -> torch.Tensor:
     """The candidate's input [r*h, x] from [h, x]; r = sigmoid(reset gate + its context).
 
@@ -58,36 +81,54 @@ def reset_hidden(
         context: [E,3C], bias and global context of the gates z, r and the candidate q; or
             [E,3C,h,w], where it differs from pixel to pixel.
         h: [E,C,h,w], hidden state.
+        shared: of 3C channels, added to ``context``.
 
     Returns:
         [E,C+X,h,w].
     """
     if kernels := kernels_for(hx, zr, context, h, learnable=context.dim() == 2):
-        return kernels.reset_hidden(hx, zr, context, h)
+        return kernels.reset_hidden(hx, zr, context, h, shared)
     channels = h.shape[1]
-    shift = _over_pixels(context)[:, channels : 2 * channels]  # [E,C,1,1] or [E,C,h,w]
+    shift = _over_pixels(context, shared, channels, 2 * channels)
     reset = torch.sigmoid(zr[:, channels:] + shift)  # [E,C,h,w]
     return torch.cat([reset * h, hx[:, channels:]], dim=1)
 
 
 def blend_hidden(
-    zr: torch.Tensor, context: torch.Tensor, q: torch.Tensor, h: torch.Tensor
+    zr: torch.Tensor,
+    context: torch.Tensor,
+    q: torch.Tensor,
+    h: torch.Tensor,
+    shared: SharedMaps | None = None,
 ) -> torch.Tensor:
     """The new hidden state (1-z) h + z tanh(q + context); arguments as :func:`reset_hidden`.
 
     ``q`` is [E,C,h,w], the candidate before bias and context. Returns [E,C,h,w].
     """
     if kernels := kernels_for(zr, context, q, h, learnable=context.dim() == 2):
-        return kernels.blend_hidden(zr, context, q, h)
+        return kernels.blend_hidden(zr, context, q, h, shared)
     channels = h.shape[1]
-    context_z = _over_pixels(context)[:, :channels]  # [E,C,1,1] or [E,C,h,w]
-    context_q = _over_pixels(context)[:, 2 * channels :]
-    update = torch.sigmoid(zr[:, :channels] + context_z)  # [E,C,h,w]
-    return (1 - update) * h + update * torch.tanh(q + context_q)
+    update = torch.sigmoid(zr[:, :channels] + _over_pixels(context, shared, 0, channels))
+    new = torch.tanh(q + _over_pixels(context, shared, 2 * channels, 3 * channels))
+    return (1 - update) * h + update * new
 
 
-def _over_pixels(context: torch.Tensor) -> torch.Tensor:
-    return context if context.dim() == 4 else context[..., None, None]
+def _over_pixels(
+    context: torch.Tensor, shared: SharedMaps | None, start: int, end: int
+) -> torch.Tensor:
+    """Channels ``start`` to ``end`` of the context, [E,end-start,h,w] or [E,end-start,1,1]."""
+    context = context[:, start:end]
+    if context.dim() == 2:
+        context = context[..., None, None]
+    return context if shared is None else context + shared.maps[:, start:end][shared.index]
+
+
+def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torch.Tensor:
+    """GELU(x + bias + the map of the edge's frame), GELU in float32; [E,C,h,w], [C] -> [E,C,h,w]."""
+    if kernels := kernels_for(x, bias, shared.maps):
+        return kernels.shared_gelu(x, bias, shared)
+    shifted = x + bias[:, None, None] + shared.maps[shared.index]  # [E,C,h,w]
+    return F.gelu(shifted.float()).to(x.dtype)
 
 
 def instance_norm(x: torch.Tensor, eps: float, relu: bool) -> torch.Tensor:

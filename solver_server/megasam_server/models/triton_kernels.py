@@ -8,9 +8,14 @@ channels is as good (``row`` below is the distance of two rows). All arithmetic 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
+
+if TYPE_CHECKING:
+    from megasam_server.models.pointwise import SharedMaps
 
 _BLOCK_VALUES = 4096  # rows x channels of one program of the pointwise kernels
 _STEPS = 8  # of so many values, of one program that sums over pixels
@@ -142,32 +147,73 @@ def _context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor,
     return context.contiguous(), h.shape[2] * h.shape[3]
 
 
+def _map_rows(shared: SharedMaps | None, unused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps as rows in memory, and the places of the edges' frames among them."""
+    if shared is None:
+        return unused, unused
+    return shared.maps.contiguous(memory_format=torch.channels_last), shared.index.contiguous()
+
+
 @triton.jit
-def _reset_kernel(zr, context, h, out, out_row, rows, pixels, C: tl.constexpr, ROWS: tl.constexpr):
+def _shift(context, maps, index, row, pixels, image, channel, inside, C: tl.constexpr, MAPS):
+    """Channels of the context of pixels, and of the map of their edge's frame."""
+    value = tl.load(context + (row // pixels) * (3 * C) + channel, inside).to(tl.float32)
+    if MAPS:
+        frame = tl.load(index + row // image, inside, 0)
+        at = maps + (frame * image + row % image) * (3 * C) + channel
+        value += tl.load(at, inside).to(tl.float32)
+    return value
+
+
+@triton.jit
+def _reset_kernel(
+    zr,
+    context,
+    maps,
+    index,
+    h,
+    out,
+    out_row,
+    rows,
+    pixels,
+    image,
+    MAPS: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     channel = tl.arange(0, C)[None, :]
     inside = row < rows
     raw = tl.load(zr + row * (2 * C) + C + channel, inside).to(tl.float32)
-    raw += tl.load(context + (row // pixels) * (3 * C) + C + channel, inside).to(tl.float32)
+    raw += _shift(context, maps, index, row, pixels, image, C + channel, inside, C, MAPS)
     hidden = tl.load(h + row * C + channel, inside).to(tl.float32)
     tl.store(out + row * out_row + channel, tl.sigmoid(raw) * hidden, inside)
 
 
 def reset_hidden(
-    hx: torch.Tensor, zr: torch.Tensor, context: torch.Tensor, h: torch.Tensor
+    hx: torch.Tensor,
+    zr: torch.Tensor,
+    context: torch.Tensor,
+    h: torch.Tensor,
+    shared: SharedMaps | None,
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
     context, pixels = _context_rows(context, h)
+    maps, index = _map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
     _reset_kernel[(triton.cdiv(rows, block_rows),)](
         zr,
         context,
+        maps,
+        index,
         h,
         hx,
         hx.stride(3),
         rows,
         pixels,
+        h.shape[2] * h.shape[3],
+        MAPS=shared is not None,
         C=channels,
         ROWS=block_rows,
     )
@@ -175,24 +221,44 @@ def reset_hidden(
 
 
 @triton.jit
-def _blend_kernel(zr, context, q, h, out, rows, pixels, C: tl.constexpr, ROWS: tl.constexpr):
+def _blend_kernel(
+    zr,
+    context,
+    maps,
+    index,
+    q,
+    h,
+    out,
+    rows,
+    pixels,
+    image,
+    MAPS: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     channel = tl.arange(0, C)[None, :]
     inside = row < rows
-    shift = context + (row // pixels) * (3 * C) + channel
     z = tl.load(zr + row * (2 * C) + channel, inside).to(tl.float32)
-    z = tl.sigmoid(z + tl.load(shift, inside).to(tl.float32))
+    z += _shift(context, maps, index, row, pixels, image, channel, inside, C, MAPS)
+    z = tl.sigmoid(z)
     new = tl.load(q + row * C + channel, inside).to(tl.float32)
-    new = _tanh(new + tl.load(shift + 2 * C, inside).to(tl.float32))
+    new += _shift(context, maps, index, row, pixels, image, 2 * C + channel, inside, C, MAPS)
+    new = _tanh(new)
     old = tl.load(h + row * C + channel, inside).to(tl.float32)
     tl.store(out + row * C + channel, old + z * (new - old), inside)
 
 
 def blend_hidden(
-    zr: torch.Tensor, context: torch.Tensor, q: torch.Tensor, h: torch.Tensor
+    zr: torch.Tensor,
+    context: torch.Tensor,
+    q: torch.Tensor,
+    h: torch.Tensor,
+    shared: SharedMaps | None,
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
     context, pixels = _context_rows(context, h)
+    maps, index = _map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     q = q.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
@@ -200,13 +266,42 @@ def blend_hidden(
     _blend_kernel[(triton.cdiv(rows, block_rows),)](
         zr,
         context,
+        maps,
+        index,
         q,
         h,
         out,
         rows,
         pixels,
+        h.shape[2] * h.shape[3],
+        MAPS=shared is not None,
         C=channels,
         ROWS=block_rows,
+    )
+    return out
+
+
+@triton.jit
+def _shared_gelu_kernel(
+    x, bias, maps, index, out, rows, image, C: tl.constexpr, ROWS: tl.constexpr
+):
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, C)[None, :]
+    inside = row < rows
+    frame = tl.load(index + row // image, inside, 0)
+    value = tl.load(x + row * C + channel, inside).to(tl.float32)
+    value += tl.load(bias + channel).to(tl.float32)
+    value += tl.load(maps + (frame * image + row % image) * C + channel, inside).to(tl.float32)
+    tl.store(out + row * C + channel, _gelu(value), inside)
+
+
+def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torch.Tensor:
+    rows, block_rows, channels = _tiling(x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    maps, index = _map_rows(shared, x)
+    out = torch.empty_like(x)
+    _shared_gelu_kernel[(triton.cdiv(rows, block_rows),)](
+        x, bias, maps, index, out, rows, x.shape[2] * x.shape[3], C=channels, ROWS=block_rows
     )
     return out
 

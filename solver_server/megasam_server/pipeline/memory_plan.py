@@ -56,8 +56,8 @@ _TWICE = 1.5
 # Bytes of RAFT for a pair one way and cell, beside the correlation volume: with the room for what goes
 # in and comes out of its graph.
 _PER_FLOW_CELL = 20_000
-# Bytes of a bundle adjustment for each pixel that it works on at a time.
-_PER_BUNDLE_PIXEL = 500
+# Bytes of a bundle adjustment for each pixel that it works on at a time, with the equations it keeps.
+_PER_BUNDLE_PIXEL = 620
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def _tracking(cells: int, count: int, options: TrackerOptions) -> int:
     volumes = volume_bytes(cells, options)
     frontend += volumes if volumes <= options.max_volume_bytes else CORRELATION_SCRATCH
 
-    # Features once more, all together, with their pyramid in both precisions.
+    # Of all frames together: the pyramid of the matching features, 4/3, and what the context adds to
+    # three gates; while they are made a little more.
     stacked = together * feature * 5
     states = min(together * edges * feature, options.max_state_bytes)
     flows = together * edges * cells * 4 * FULL

@@ -234,11 +234,7 @@ def unroll(
     fmaps = network.features(lesson.pictures)
     nets, inps = network.context(lesson.pictures)
     volume = CorrelationVolume(fmaps.index_select(0, graph.ii), fmaps.index_select(0, graph.jj))
-    # In the layout of the update operator, which would else copy the context in each iteration.
-    net, inp = (
-        x.index_select(0, graph.ii).contiguous(memory_format=torch.channels_last)
-        for x in (nets, inps)
-    )
+    net, inputs = nets.index_select(0, graph.ii), network.source_inputs(inps)[graph.ii]
     approach = [torch.full_like(start.poses[:, 0], APPROACH)] * 2
     place = _Place.of(start, lesson, graph)
     first, target = place, place.coords
@@ -249,7 +245,7 @@ def unroll(
         with torch.set_grad_enabled(learning):
             sources = graph.sources if plan.motion else None
             output = network.update(
-                net, inp, volume.lookup(coords), motion, sources, with_upmask=False
+                net, inputs, volume.lookup(coords), motion, sources, with_upmask=False
             )
         net, target = output.net, coords + output.delta
         revision = Revision(coords, target, place.state, output)

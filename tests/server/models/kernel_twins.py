@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import torch
-from megasam_server.models import learning_kernels, pointwise, triton_kernels
-from megasam_server.models.correlation import CorrelationVolume
+from megasam_server.models import learning_kernels, pointwise, triton_kernels, triton_windows
+from megasam_server.models.correlation import CorrelationVolume, OnTheFlyCorrelation
 
 TOLERANCE = 1e-5
 
@@ -31,6 +31,8 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
     h, q, x, zr, raw = image(), image(), image(), image(2 * channels), image(64)
     bias, narrow_bias = torch.randn(channels), torch.randn(64)
     context, varied = torch.randn(edges, 3 * channels), image(3 * channels)
+    maps, index = image(3 * channels)[:2], torch.tensor([1, 0, 1])
+    shared = pointwise.SharedMaps(maps, index)
     hx = pointwise.join([(h, None), (raw, narrow_bias)])
     norm = torch.nn.LayerNorm(channels, eps=1e-6).requires_grad_(False)
     norm.weight.normal_()
@@ -42,6 +44,17 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
 
     def joined(h, zr, raw, narrow_bias):
         return triton_kernels.join([(h, None), (zr[:, 64:128], None), (raw, narrow_bias)], 8)
+
+    def reset(hx, zr, context, h, *shared):
+        given = pointwise.SharedMaps(*shared) if shared else None
+        return triton_kernels.reset_hidden(hx, zr, context, h, given)
+
+    def gelu(x, bias, *shared):
+        return triton_kernels.shared_gelu(x, bias, pointwise.SharedMaps(*shared))
+
+    def blend(zr, context, q, h, *shared):
+        given = pointwise.SharedMaps(*shared) if shared else None
+        return triton_kernels.blend_hidden(zr, context, q, h, given)
 
     cases = {
         "bias_relu": (
@@ -70,24 +83,39 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
             pointwise.gated_mean(q, bias, h),
         ),
         "reset_hidden": (
-            triton_kernels.reset_hidden,
+            reset,
             (hx, zr, context, h),
             pointwise.reset_hidden(hx, zr, context, h),
         ),
         "blend_hidden": (
-            triton_kernels.blend_hidden,
+            blend,
             (zr, context, q, h),
             pointwise.blend_hidden(zr, context, q, h),
         ),
         "reset_hidden, each pixel": (
-            triton_kernels.reset_hidden,
+            reset,
             (hx, zr, varied, h),
             pointwise.reset_hidden(hx, zr, varied, h),
         ),
         "blend_hidden, each pixel": (
-            triton_kernels.blend_hidden,
+            blend,
             (zr, varied, q, h),
             pointwise.blend_hidden(zr, varied, q, h),
+        ),
+        "reset_hidden, shared": (
+            reset,
+            (hx, zr, context, h, maps, index),
+            pointwise.reset_hidden(hx, zr, context, h, shared),
+        ),
+        "blend_hidden, shared": (
+            blend,
+            (zr, context, q, h, maps, index),
+            pointwise.blend_hidden(zr, context, q, h, shared),
+        ),
+        "shared_gelu": (
+            gelu,
+            (x, bias, q[:2], index),
+            pointwise.shared_gelu(x, bias, pointwise.SharedMaps(q[:2], index)),
         ),
         "norm_gelu": (
             norm_kernel,
@@ -123,6 +151,36 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
         windows = triton_kernels.lookup_windows(levels, coords.to(device), radius)
         yield f"lookup_windows, radius {radius}", _relative(windows, volume.lookup(coords))
 
+    yield "write_windows", _formed_nearby(device, torch.float32)
+    # Between formed and blended, the volume and the windows are rounded in the same places.
+    half = _formed_nearby(device, torch.float16)
+    yield "write_windows, float16", max(0.0, half - 1e-3)
+
+
+def _formed_nearby(device: str, dtype: torch.dtype) -> float:
+    """Difference of windows formed around places to those of the volume, for squares of cells at the edge of the
+    picture, for places far apart in one square, and for such that see nothing."""
+    frames, channels, height, width, radius = 3, 24, 19, 21, 3
+    fmaps = torch.randn(frames, channels, height, width).to(dtype)
+    ii, jj = torch.tensor([0, 2, 1, 1]), torch.tensor([1, 0, 2, 0])
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    coords = torch.stack([x, y], -1) + 6 * torch.randn(len(ii), 1, 1, 2)
+    coords = coords + 0.3 * torch.randn_like(coords)
+    coords[1] = torch.rand(height, width, 2) * 40 - 10
+    coords[2, 0, 0] = torch.tensor([1e12, -1e12])
+    coords[3] += 100
+    expected = CorrelationVolume(fmaps[ii].float(), fmaps[jj].float(), radius).lookup(coords)
+    levels = OnTheFlyCorrelation(fmaps.to(device))._pyramid
+    windows = fmaps.new_empty(len(ii), height, width, expected.shape[1], device=device)
+    triton_windows.write_windows(
+        [level.values for level in levels],
+        [level.size for level in levels],
+        *(x.to(device) for x in (coords, ii, jj)),
+        radius,
+        windows,
+    )
+    return _relative(windows.permute(0, 3, 1, 2).float(), expected)
+
 
 def gradient_differences(device: str) -> Iterator[tuple[str, float]]:
     """The same for results and gradients of the kernels that training uses."""
@@ -143,6 +201,9 @@ def gradient_differences(device: str) -> Iterator[tuple[str, float]]:
         )  # of tensors that are no parameters
         return module.norm_gelu(x, shift, norm, residual)
 
+    def shared(maps):
+        return pointwise.SharedMaps(maps, torch.tensor([1, 0, 1], device=maps.device))
+
     def join_of(module, a, b, bias, c):
         return module.join([(a, None), (b, bias), (c, None)], 8)
 
@@ -158,12 +219,24 @@ def gradient_differences(device: str) -> Iterator[tuple[str, float]]:
         "join": (join_of, image(), image(64), row(64), image(2)),
         "gated_mean": (lambda m, *given: m.gated_mean(*given), image(), row(channels), image()),
         "reset_hidden": (
-            lambda m, hx, *given: m.reset_hidden(hx.clone(), *given),
-            *(image(448), image(256), row(edges, 384), image()),
+            lambda m, hx, *given: m.reset_hidden(hx.clone(), *given, None),
+            *(image(320), image(256), row(edges, 384), image()),
+        ),
+        "reset_hidden, shared": (
+            lambda m, hx, *given: m.reset_hidden(hx.clone(), *given[:-1], shared(given[-1])),
+            *(image(320), image(256), row(edges, 384), image(), image(384)[:2]),
         ),
         "blend_hidden": (
-            lambda m, *given: m.blend_hidden(*given),
+            lambda m, *given: m.blend_hidden(*given, None),
             *(image(256), row(edges, 384), image(), image()),
+        ),
+        "blend_hidden, shared": (
+            lambda m, *given: m.blend_hidden(*given[:-1], shared(given[-1])),
+            *(image(256), row(edges, 384), image(), image(), image(384)[:2]),
+        ),
+        "shared_gelu": (
+            lambda m, x, bias, maps: m.shared_gelu(x, bias, shared(maps)),
+            *(image(), row(channels), image()[:2]),
         ),
         "norm_gelu": (norm_of, image(), row(channels), row(channels), row(channels), image()),
         "norm_gelu, border": (

@@ -89,6 +89,18 @@ def test_sources_made_beforehand_and_no_upsampling_mask(network, edges):
 
 
 @torch.inference_mode()
+def test_inputs_of_sources_made_beforehand(network, edges):
+    """Of each frame once, then of as many edges as leave from it."""
+    frames = edges["inp"][:3]
+    index = torch.tensor([2, 0, 2, 1, 0])
+    expected = network.update(**edges | {"inp": frames[index]}, ii=II)
+    found = network.update(**edges | {"inp": network.source_inputs(frames)[index]}, ii=II)
+    for name in ("net", "delta", "motion_weight"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_inputs_are_left_alone_in_either_layout(network, edges):
     """Steps may work in place: not on what the caller keeps."""
     last = {k: v.contiguous(memory_format=torch.channels_last) for k, v in edges.items()}

@@ -128,6 +128,9 @@ class FlowOracle:
         nothing = torch.zeros(len(images), 128, *self._grid.shape[:2])
         return nothing, nothing
 
+    def source_inputs(self, inp: Tensor):
+        return inp
+
     def update(self, net, inp, corr, motion, ii, with_upmask) -> OracleUpdate:
         i, j = corr[:, 0, 0, 0].long(), corr[:, 1, 0, 0].long()
         coords, _ = projective_transform(*self._scene, i, j)

@@ -16,7 +16,12 @@ from megasam_server.models.droid_net import EdgeSources
 from megasam_server.tracking.dense_slam.factor_graph import edges_by_proximity, motion_features
 from megasam_server.tracking.dense_slam.hidden_states import HiddenStates
 from megasam_server.tracking.dense_slam.keyframe_store import KeyframeStore
-from megasam_server.tracking.dense_slam.network import Correlations, TrackingNetwork
+from megasam_server.tracking.dense_slam.network import (
+    Correlations,
+    FrameCorrelation,
+    SourceInputs,
+    TrackingNetwork,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ def adjust_all(
     """Adjust all frames of the store, but the poses of those before slot ``first_free`` and from slot ``end`` on.
 
     Features and hidden states pass through the network ``global_chunk`` source frames at a time, and the correlation is
-    computed on the fly; what does not fit on the device comes from the host.
+    computed on the fly. What the steps need of the frames is made once where it fits on the device; otherwise of each
+    chunk in every step, from features that come from the host.
 
     Args:
         on_step: called with (done, total) steps; may raise to stop.
@@ -97,6 +103,15 @@ def adjust_all(
         options.global_edges_per_frame * count,
     )
     chunks = _chunks(store, edges)
+    # As many frames as this have their features on the device all at once.
+    together = count <= options.max_keyframes
+    everything = None
+    if together:
+        frames = range(count)
+        everything = (
+            correlations.on_the_fly(store.fmaps(frames)),
+            network.source_inputs(store.inps(frames)),
+        )
     states = HiddenStates(store.device, options.max_state_bytes)
     for number, chunk in enumerate(chunks):
         states[number] = store.nets(chunk.source_frames)[chunk.sources.index]
@@ -119,25 +134,23 @@ def adjust_all(
         store.device,
         options.bundle_pixels,
     )
-    # As many frames as this have their features on the device all at once.
-    together = count <= options.max_keyframes
-    everything = (store.fmaps(range(count)), store.inps(range(count))) if together else None
 
-    def seen_by(chunk: _Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Matching features of frames, which of them the edges lead from and to, and their inputs."""
+    def seen_by(chunk: _Chunk) -> tuple[FrameCorrelation, Tensor, Tensor, SourceInputs]:
+        """Correlation between frames, which of them the edges lead from and to, and their inputs."""
         if everything is not None:
-            fmaps, inps = everything
-            return fmaps, chunk.ii, chunk.jj, inps[chunk.ii]
-        inp = store.inps(chunk.source_frames)[chunk.sources.index]
-        return store.fmaps(chunk.frames), chunk.local_ii, chunk.local_jj, inp
+            correlation, inputs = everything
+            return correlation, chunk.ii, chunk.jj, inputs[chunk.ii]
+        inp = network.source_inputs(store.inps(chunk.source_frames))[chunk.sources.index]
+        correlation = correlations.on_the_fly(store.fmaps(chunk.frames))
+        return correlation, chunk.local_ii, chunk.local_jj, inp
 
     def iterate() -> None:
         for number, chunk in enumerate(chunks):
             at = chunk.edges
             coords = store.reproject(chunk.ii, chunk.jj)
             motion = motion_features(coords, target[at], store.grid, options.max_motion)
-            fmaps, i, j, inp = seen_by(chunk)
-            corr = correlations.on_the_fly(fmaps).lookup(coords, i, j)
+            correlation, i, j, inp = seen_by(chunk)
+            corr = correlation.lookup(coords, i, j)
             update = network.update(
                 states[number], inp, corr, motion, chunk.sources, with_upmask=False
             )

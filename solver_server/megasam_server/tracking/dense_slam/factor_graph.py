@@ -31,7 +31,7 @@ class FactorGraph:
         resting: [R, 2] the same of the resting edges.
         forgotten: [F, 2] the same of edges whose flow is gone; they are not added again.
         ages: [E] how many updates each active edge has seen.
-        net, inp: [E, 128, h, w] hidden state and input of the update operator.
+        net: [E, 128, h, w] hidden state of the update operator.
         target, weight: [E, h, w, 2] where each pixel goes, pixels of the 1/8 grid, and how surely.
     """
 
@@ -52,7 +52,6 @@ class FactorGraph:
         self.net = torch.empty(
             0, 128, height, width, device=grid.device, dtype=options.feature_dtype
         )
-        self.inp = self.net
         self.target = grid.new_empty(0, height, width, 2)
         self.weight = self.target
         self.resting = np.empty((0, 2), int)
@@ -81,8 +80,9 @@ class FactorGraph:
         target = self.store.reproject(*self.store.on_device(edges))
         self.edges = np.concatenate([self.edges, edges])
         self.ages = np.concatenate([self.ages, np.zeros(len(edges), int)])
-        self.net = torch.cat([self.net, self.store.nets(sources)])
-        self.inp = torch.cat([self.inp, self.store.inps(sources)])
+        # As the network makes them: else each update would turn them round twice.
+        net = torch.cat([self.net, self.store.nets(sources)])
+        self.net = net.contiguous(memory_format=torch.channels_last)
         self.target = torch.cat([self.target, target])
         self.weight = torch.cat([self.weight, torch.zeros_like(target)])
 
@@ -99,16 +99,17 @@ class FactorGraph:
         """Drop the active edges of ``mask`` [E]; with ``rest`` they keep their flow and rest."""
         if not mask.any():
             return
-        gone = torch.from_numpy(mask).to(self.store.device)
         if rest:
+            gone = self._places(mask)
             self.resting = np.concatenate([self.resting, self.edges[mask]])
             self._resting_target = torch.cat([self._resting_target, self.target[gone]])
             self._resting_weight = torch.cat([self._resting_weight, self.weight[gone]])
+        kept = self._places(~mask)
         self.edges, self.ages = self.edges[~mask], self.ages[~mask]
         if self._corr is not None:
-            self._corr = self._corr[~gone]
-        self.net, self.inp = self.net[~gone], self.inp[~gone]
-        self.target, self.weight = self.target[~gone], self.weight[~gone]
+            self._corr = self._corr[kept]
+        self.net = self.net[kept]
+        self.target, self.weight = self.target[kept], self.weight[kept]
 
     def drop_aged(self) -> None:
         """Edges that have seen many updates go to rest."""
@@ -168,6 +169,8 @@ class FactorGraph:
         chosen = torch.from_numpy(chosen).to(store.device)
         resting_target, resting_weight = self._resting_target[chosen], self._resting_weight[chosen]
         sources = EdgeSources.of(ii)
+        source_frames = np.unique(self.edges[:, 0]).tolist()
+        inp = self._network.source_inputs(store.inps(source_frames))[sources.index]
         keep = store.keeps[ii, ..., None]
         pixels = store.disps[0].numel()
         topology = EdgeTopology.build(
@@ -180,7 +183,7 @@ class FactorGraph:
             coords = store.reproject(ii, jj)
             motion = motion_features(coords, self.target, store.grid, options.max_motion)
             step = self._network.update(
-                self.net, self.inp, look_up(coords), motion, sources, with_upmask=False
+                self.net, inp, look_up(coords), motion, sources, with_upmask=False
             )
             # In place: what is replayed finds its tensors where they were.
             self.net.copy_(step.net)
@@ -209,10 +212,14 @@ class FactorGraph:
         """All edges that there are or were, [K, 2]."""
         return np.concatenate([self.edges, self.resting, self.forgotten])
 
+    def _places(self, mask: np.ndarray) -> Tensor:
+        """Where ``mask`` is true, on the device: to choose by a mask would wait for the device each time."""
+        return torch.from_numpy(np.flatnonzero(mask)).to(self.store.device)
+
     def _drop_resting(self, mask: np.ndarray) -> None:
         if not mask.any():
             return
-        kept = torch.from_numpy(~mask).to(self.store.device)
+        kept = self._places(~mask)
         self.resting = self.resting[~mask]
         self._resting_target = self._resting_target[kept]
         self._resting_weight = self._resting_weight[kept]

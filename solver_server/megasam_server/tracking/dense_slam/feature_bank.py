@@ -32,7 +32,7 @@ class FrameFeatures:
 
 
 class FrameTensors:
-    """One tensor per frame, by frame number. At most ``max_on_device``, those used last, are kept on the device.
+    """One tensor [C, h, w] per frame, by number. At most ``max_on_device``, those used last, are kept on the device.
 
     All *lasting* tensors are kept, and of the others the last ``max_passing`` that were put.
     """
@@ -75,8 +75,9 @@ class FrameTensors:
         return self._on_device[frame]
 
     def stack(self, frames: Sequence[int]) -> Tensor:
-        """[K, ...] of frames, any of them more than once."""
-        return torch.stack([self.get(frame) for frame in frames])
+        """[K, C, h, w] of frames, any of them more than once; channels last in memory, as the network wants them."""
+        rows = [self.get(frame).movedim(0, -1) for frame in frames]
+        return torch.stack(rows).movedim(-1, 1)
 
     def drop(self, frame: int) -> None:
         """Forget the tensor of a frame, if there is one."""

@@ -22,6 +22,12 @@ class Update(Protocol):
     static_probability: Tensor  # [E, h, w] 1 = static
 
 
+class SourceInputs(Protocol):
+    """What updates need of the source frames; ``[ii]`` chooses one of these for each edge."""
+
+    def __getitem__(self, ii: Tensor) -> SourceInputs: ...
+
+
 class TrackingNetwork(Protocol):
     """Features, context and the update operator of DROID-SLAM with MegaSaM's motion branch."""
 
@@ -31,16 +37,20 @@ class TrackingNetwork(Protocol):
     def context(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Initial hidden state and input of the update operator, each [B, 128, h, w]."""
 
+    def source_inputs(self, inp: Tensor) -> SourceInputs:
+        """Of the inputs [U, 128, h, w] of frames: all that can be computed before their edges are updated."""
+
     def update(
         self,
         net: Tensor,
-        inp: Tensor,
+        inp: Tensor | SourceInputs,
         corr: Tensor,
         motion: Tensor | None,
         ii: EdgeSources | None,
         with_upmask: bool,
     ) -> Update:
-        """One step. ``motion`` and ``ii`` are None for the motion filter, which needs ``delta`` only.
+        """One step. ``inp`` is of each edge's source frame. ``motion`` and ``ii`` are None for the motion filter, which
+        needs ``delta`` only.
 
         ``with_upmask`` is False: the tracker has no use for it.
         """
@@ -54,7 +64,7 @@ class EdgeCorrelation(Protocol):
 
     def cat(self, other: EdgeCorrelation) -> EdgeCorrelation: ...
 
-    def __getitem__(self, mask: Tensor) -> EdgeCorrelation: ...
+    def __getitem__(self, index: Tensor) -> EdgeCorrelation: ...
 
 
 class FrameCorrelation(Protocol):

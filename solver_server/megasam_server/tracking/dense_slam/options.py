@@ -41,7 +41,8 @@ class TrackerOptions:
         max_volume_bytes: correlation volumes of the frontend's edges are kept when they, and a copy of them while edges
             are added, fit in this; otherwise they are computed when looked up.
         max_state_bytes: as much of the hidden states of the global adjustment stays on the device.
-        bundle_pixels: of edges that bundle adjustment works on at a time; each takes about 500 bytes.
+        bundle_pixels: of edges that bundle adjustment works on at a time; each takes about 500 bytes, and 120 for the
+            equations of others.
         feature_dtype: how features and hidden states are stored.
         adjusted_together: at most as many frames are adjusted at a time when all frames are; fewer where
             :meth:`frames_together` says so.
