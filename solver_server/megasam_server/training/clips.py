@@ -74,7 +74,7 @@ def film_clips(
     height: int,
     width: int,
     static: bool,
-    steps_px: tuple[float, float] = (0.7, 32.0),
+    steps_px: tuple[float, float] = (1.0, 40.0),
     samples: int = 4,
 ) -> Clips:
     """Film ``clips`` scenes. The same arguments on the same device give the same clips.

@@ -4,7 +4,7 @@
     python -m megasam_server.training.train_tracker --stage 2 --minutes 5 --out run/ --resume run/
 
 Stage 1: the camera alone moves; flow and its confidence. Stage 2: things move too; the branch that
-says what stands still, the damping of the disparities and, at a lower rate, everything else.
+says what stands still, the damping of the disparities, and everything else further.
 
 DROID-SLAM (Teed and Deng 2021, section 3.4) learns through its bundle adjustment alone, in a week on
 four GPUs. Here flow and confidence are taught directly, the adjustment between the iterations makes
@@ -46,9 +46,6 @@ FIRST_ITERATIONS = 5
 RUN_IN = 6
 RUN_IN_EVERY = 3
 STATIC_SHARE = {1: 1.0, 2: 0.2}
-# Of the learning rate, for what stage 1 has trained.
-TRUNK_RATE = {1: 1.0, 2: 0.5}
-NEW_IN_STAGE_2 = ("update.agg.", "update.agg_motion.")
 
 
 def main() -> None:
@@ -63,9 +60,7 @@ def main() -> None:
     copy = WorkingCopy(fresh_network().to(device), getattr(torch, options.type))
     master = copy.master
     # Fused, it skips steps with infinite gradients on the device, and nobody waits for that.
-    optimiser = torch.optim.AdamW(
-        _groups(master, options.stage), lr=options.lr, weight_decay=1e-5, fused=True
-    )
+    optimiser = torch.optim.AdamW(master.parameters(), lr=options.lr, weight_decay=1e-5, fused=True)
     average = {key: tensor.clone() for key, tensor in master.state_dict().items()}
     step = 0
     if options.resume:
@@ -98,7 +93,7 @@ def main() -> None:
     while clock.done < 1 and (options.steps is None or step - first_step < options.steps):
         rate = clock.rate(step)
         for group in optimiser.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate
         lesson = Lesson.of(next(batches), graph)
         start = random_start(lesson, graph, random)
         figures = exercise.work_through(lesson, start, _plan(options, step))
@@ -145,13 +140,6 @@ def fresh_network() -> DroidNet:
         nn.init.normal_(head.weight, std=1e-3)
         nn.init.constant_(head.bias, bias)
     return network
-
-
-def _groups(network: DroidNet, stage: int) -> list[dict]:
-    trunk, new = [], []
-    for name, parameter in network.named_parameters():
-        (new if name.startswith(NEW_IN_STAGE_2) else trunk).append(parameter)
-    return [{"params": trunk, "share": TRUNK_RATE[stage]}, {"params": new, "share": 1.0}]
 
 
 def _plan(options: argparse.Namespace, step: int) -> Plan:
