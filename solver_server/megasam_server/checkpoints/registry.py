@@ -233,8 +233,12 @@ def _of_our_own(
 BUILT_IN: tuple[Checkpoint, ...] = (
     _of_our_own(
         *("built_in_tracker", "Built-in tracker", "droid", "tracking", "camera tracking"),
-        # Size and hash: to be entered with the file.
-        WeightFile("tracker/tracker_fp16.0.safetensors", _MODEL_CARD.format("tracker")),
+        WeightFile(
+            "tracker/tracker_fp16.0.safetensors",
+            _MODEL_CARD.format("tracker"),
+            size=10_397_158,
+            sha256="def2c001df78ccdefa32f0e63b61ca48e1ae4be270e5fce2f4753fa8fc666a97",
+        ),
     ),
     _of_our_own(
         *("built_in_raft", "Built-in RAFT", "raft", "flow", "optical flow"),

@@ -43,7 +43,7 @@ SAVE_MINUTES = 2.0
 # Of the whole run: bundle adjustment needs a network that has seen something.
 BUNDLE_FROM = 600
 FIRST_ITERATIONS = 5
-RUN_IN = 6
+RUN_IN = 12
 RUN_IN_EVERY = 3
 STATIC_SHARE = {1: 1.0, 2: 0.2}
 
