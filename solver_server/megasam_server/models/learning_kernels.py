@@ -14,7 +14,13 @@ import triton
 import triton.language as tl
 
 from megasam_server.models import triton_kernels as plain
-from megasam_server.models.triton_kernels import _empty_rows, _map_rows, _rows, _shift, _tanh
+from megasam_server.models.triton_kernels import (
+    context_shift,
+    empty_rows,
+    map_rows,
+    pixel_rows,
+    tanh,
+)
 
 if TYPE_CHECKING:
     from megasam_server.models.pointwise import SharedMaps
@@ -72,7 +78,7 @@ def _part_gradient(
     """By x and bias, from that by ``out`` = relu(x + bias); without bias from that by a copy of x."""
     channels = gradient.shape[1]
     rows, block = gradient.numel() // channels, triton.next_power_of_2(channels)
-    to = _empty_rows(gradient, channels)
+    to = empty_rows(gradient, channels)
     sums = _sums(gradient, _pieces(rows), channels)
     _part_gradient_kernel[(_pieces(rows),)](
         gradient,
@@ -103,7 +109,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         out, *biases = ctx.saved_tensors
-        gradient, start, found = _rows(gradient), 0, []
+        gradient, start, found = pixel_rows(gradient), 0, []
         for channels, bias in zip(ctx.channels, biases, strict=True):
             part = slice(start, start + channels)
             found += _part_gradient(gradient[:, part], out[:, part], bias)
@@ -159,7 +165,7 @@ def _gated_mean_gradient_kernel(
 class _GatedMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate: torch.Tensor, bias: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        gate, h = _rows(gate), _rows(h)
+        gate, h = pixel_rows(gate), pixel_rows(h)
         ctx.save_for_backward(gate, bias, h)
         return plain.gated_mean(gate, bias, h)
 
@@ -215,7 +221,9 @@ def _reset_gradient_kernel(
         inside = pixel < pixels
         row = edge * pixels + pixel
         raw = tl.load(zr + row * (2 * C) + C + channel, inside, 0.0).to(tl.float32)
-        raw += _shift(context, maps, index, row, pixels, pixels, C + channel, inside, C, MAPS)
+        raw += context_shift(
+            context, maps, index, row, pixels, pixels, C + channel, inside, C, MAPS
+        )
         reset = tl.sigmoid(raw)
         hidden = tl.load(h + row * C + channel, inside, 0.0).to(tl.float32)
         of_product = tl.load(gradient + row * (C + X) + channel, inside, 0.0).to(tl.float32)
@@ -235,8 +243,8 @@ def _reset_gradient_kernel(
 class _ResetHidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hx, zr, context, h, shared: SharedMaps | None, *maps) -> torch.Tensor:
-        zr, context, h = _rows(zr), context.contiguous(), _rows(h)
-        ctx.save_for_backward(zr, context, h, *_map_rows(shared, context))
+        zr, context, h = pixel_rows(zr), context.contiguous(), pixel_rows(h)
+        ctx.save_for_backward(zr, context, h, *map_rows(shared, context))
         ctx.shared = shared is not None
         return plain.reset_hidden(hx.clone(), zr, context, h, shared)
 
@@ -246,8 +254,8 @@ class _ResetHidden(torch.autograd.Function):
         edges, channels, height, width = h.shape
         pieces = _pieces(height * width)
         sums = _sums(h, edges, pieces, channels)
-        gradient = _rows(gradient)
-        to_hx, to_zr, to_h = (_empty_rows(h, x.shape[1]) for x in (gradient, zr, h))
+        gradient = pixel_rows(gradient)
+        to_hx, to_zr, to_h = (empty_rows(h, x.shape[1]) for x in (gradient, zr, h))
         inputs = gradient.shape[1] - channels
         _reset_gradient_kernel[(edges, pieces)](
             *(gradient, zr, context, maps, index, h, to_hx, to_zr, to_h, sums, height * width),
@@ -322,11 +330,13 @@ def _blend_gradient_kernel(
         row = edge * pixels + pixel
         at = row * C + channel
         z = tl.load(zr + row * (2 * C) + channel, inside, 0.0).to(tl.float32)
-        z += _shift(context, maps, index, row, pixels, pixels, channel, inside, C, MAPS)
+        z += context_shift(context, maps, index, row, pixels, pixels, channel, inside, C, MAPS)
         z = tl.sigmoid(z)
         new = tl.load(q + at, inside, 0.0).to(tl.float32)
-        new += _shift(context, maps, index, row, pixels, pixels, 2 * C + channel, inside, C, MAPS)
-        new = _tanh(new)
+        new += context_shift(
+            context, maps, index, row, pixels, pixels, 2 * C + channel, inside, C, MAPS
+        )
+        new = tanh(new)
         old = tl.load(h + at, inside, 0.0).to(tl.float32)
         of_out = tl.load(gradient + at, inside, 0.0).to(tl.float32)
         of_z = of_out * (new - old) * z * (1 - z)
@@ -345,8 +355,8 @@ def _blend_gradient_kernel(
 class _BlendHidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, zr, context, q, h, shared: SharedMaps | None, *maps) -> torch.Tensor:
-        zr, context, q, h = _rows(zr), context.contiguous(), _rows(q), _rows(h)
-        ctx.save_for_backward(zr, context, q, h, *_map_rows(shared, context))
+        zr, context, q, h = pixel_rows(zr), context.contiguous(), pixel_rows(q), pixel_rows(h)
+        ctx.save_for_backward(zr, context, q, h, *map_rows(shared, context))
         ctx.shared = shared is not None
         return plain.blend_hidden(zr, context, q, h, shared)
 
@@ -358,7 +368,7 @@ class _BlendHidden(torch.autograd.Function):
         sums = _sums(h, edges, pieces, 2, channels)
         to_zr, to_q, to_h = (torch.empty_like(x) for x in (zr, q, h))
         _blend_gradient_kernel[(edges, pieces)](
-            *(_rows(gradient), zr, context, maps, index, q, h, to_zr, to_q, to_h, sums),
+            *(pixel_rows(gradient), zr, context, maps, index, q, h, to_zr, to_q, to_h, sums),
             height * width,
             MAPS=ctx.shared,
             C=channels,
@@ -429,8 +439,8 @@ def _shared_gelu_gradient_kernel(
 class _SharedGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, bias, shared: SharedMaps, maps) -> torch.Tensor:
-        x = _rows(x)
-        ctx.save_for_backward(x, bias, *_map_rows(shared, x))
+        x = pixel_rows(x)
+        ctx.save_for_backward(x, bias, *map_rows(shared, x))
         return plain.shared_gelu(x, bias, shared)
 
     @staticmethod
@@ -441,7 +451,7 @@ class _SharedGelu(torch.autograd.Function):
         sums = _sums(x, edges * pieces, channels)
         to = torch.empty_like(x)
         _shared_gelu_gradient_kernel[(edges, pieces)](
-            *(_rows(gradient), x, bias, maps, index, to, sums, height * width),
+            *(pixel_rows(gradient), x, bias, maps, index, to, sums, height * width),
             C=channels,
             ROWS=_ROWS // 2,
             ROWS_OF_PROGRAM=_ROWS_OF_PROGRAM,
@@ -517,7 +527,7 @@ def _norm_gelu_gradient_kernel(
 class _NormGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, shift, weight, bias, eps: float, residual) -> torch.Tensor:
-        x = _rows(x)
+        x = pixel_rows(x)
         ctx.save_for_backward(x, shift, weight, bias)
         ctx.eps, ctx.residual = eps, residual is not None
         return plain.norm_gelu(x, shift, weight, bias, eps, residual)
@@ -532,7 +542,7 @@ class _NormGelu(torch.autograd.Function):
         by_border = shift.dim() == 4
         shifts = shift.permute(0, 2, 3, 1).contiguous() if by_border else shift
         _norm_gelu_gradient_kernel[(_pieces(rows),)](
-            _rows(gradient),
+            pixel_rows(gradient),
             *(x, shifts, *(shifts.stride()[:3] if by_border else (0, 0, 0)), weight, bias),
             *(to, sums, rows, height, width, ctx.eps),
             C=channels,
@@ -617,7 +627,7 @@ def _instance_norm_gradient_kernel(
 class _InstanceNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, eps: float, relu: bool) -> torch.Tensor:
-        x = _rows(x)
+        x = pixel_rows(x)
         moments = plain.instance_moments(x, eps)
         ctx.save_for_backward(x, *moments)
         ctx.relu = relu
@@ -632,7 +642,7 @@ class _InstanceNorm(torch.autograd.Function):
         pieces = triton.cdiv(height * width, rows * steps)
         sums = _sums(x, images, pieces, 2, channels)
         means, to = _sums(x, images, 2, channels), torch.empty_like(x)
-        given = _rows(gradient), x, mean, inverse, means, to, sums, height * width, channels
+        given = pixel_rows(gradient), x, mean, inverse, means, to, sums, height * width, channels
         blocks = {"ROWS": rows, "STEPS": steps, "CHANNELS": block, "RELU": ctx.relu}
         _instance_norm_gradient_kernel[(images, pieces)](*given, SUMS=True, **blocks)
         torch.div(sums.sum(1), height * width, out=means)
@@ -700,7 +710,7 @@ class _Windows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (coords,) = ctx.saved_tensors
-        gradient = _rows(gradient)
+        gradient = pixel_rows(gradient)
         edges, height, width = coords.shape[:3]
         taps = (2 * ctx.radius + 1) ** 2
         count, at_once = edges * height * width, 16

@@ -22,7 +22,7 @@ _STEPS = 8  # of so many values, of one program that sums over pixels
 _PIXELS_AT_ONCE = 16  # of one program of the lookup
 
 
-def _rows(x: torch.Tensor) -> torch.Tensor:
+def pixel_rows(x: torch.Tensor) -> torch.Tensor:
     """``x``, its pixels as rows in memory: [E,C,h,w] with strides (h*w*row, 1, w*row, row)."""
     row = x.stride(3)
     width, height = x.shape[3], x.shape[2]
@@ -31,7 +31,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _empty_rows(like: torch.Tensor, channels: int) -> torch.Tensor:
+def empty_rows(like: torch.Tensor, channels: int) -> torch.Tensor:
     edges, _, height, width = like.shape
     return like.new_empty(edges, height, width, channels).permute(0, 3, 1, 2)
 
@@ -43,7 +43,7 @@ def _tiling(x: torch.Tensor) -> tuple[int, int, int]:
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     return 2 * tl.sigmoid(2 * x) - 1
 
 
@@ -76,7 +76,7 @@ def _copy_kernel(
 
 
 def _copy(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
-    x = _rows(x)
+    x = pixel_rows(x)
     rows, block_rows, block_channels = _tiling(x)
     _copy_kernel[(triton.cdiv(rows, block_rows),)](
         x,
@@ -93,14 +93,14 @@ def _copy(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None
 
 
 def bias_relu(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    out = _rows(x)
+    out = pixel_rows(x)
     _copy(out, bias, out)
     return out
 
 
 def join(parts: list[tuple[torch.Tensor, torch.Tensor | None]], padding: int) -> torch.Tensor:
     channels = sum(x.shape[1] for x, _ in parts)
-    out = _empty_rows(parts[0][0], channels + padding)
+    out = empty_rows(parts[0][0], channels + padding)
     start = 0
     for x, bias in parts:
         _copy(x, bias, out[:, start : start + x.shape[1]])
@@ -147,7 +147,7 @@ def _context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor,
     return context.contiguous(), h.shape[2] * h.shape[3]
 
 
-def _map_rows(shared: SharedMaps | None, unused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def map_rows(shared: SharedMaps | None, unused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps as rows in memory, and the places of the edges' frames among them."""
     if shared is None:
         return unused, unused
@@ -155,7 +155,7 @@ def _map_rows(shared: SharedMaps | None, unused: torch.Tensor) -> tuple[torch.Te
 
 
 @triton.jit
-def _shift(context, maps, index, row, pixels, image, channel, inside, C: tl.constexpr, MAPS):
+def context_shift(context, maps, index, row, pixels, image, channel, inside, C: tl.constexpr, MAPS):
     """Channels of the context of pixels, and of the map of their edge's frame."""
     value = tl.load(context + (row // pixels) * (3 * C) + channel, inside).to(tl.float32)
     if MAPS:
@@ -185,7 +185,7 @@ def _reset_kernel(
     channel = tl.arange(0, C)[None, :]
     inside = row < rows
     raw = tl.load(zr + row * (2 * C) + C + channel, inside).to(tl.float32)
-    raw += _shift(context, maps, index, row, pixels, image, C + channel, inside, C, MAPS)
+    raw += context_shift(context, maps, index, row, pixels, image, C + channel, inside, C, MAPS)
     hidden = tl.load(h + row * C + channel, inside).to(tl.float32)
     tl.store(out + row * out_row + channel, tl.sigmoid(raw) * hidden, inside)
 
@@ -199,7 +199,7 @@ def reset_hidden(
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
     context, pixels = _context_rows(context, h)
-    maps, index = _map_rows(shared, context)
+    maps, index = map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
     _reset_kernel[(triton.cdiv(rows, block_rows),)](
@@ -240,11 +240,11 @@ def _blend_kernel(
     channel = tl.arange(0, C)[None, :]
     inside = row < rows
     z = tl.load(zr + row * (2 * C) + channel, inside).to(tl.float32)
-    z += _shift(context, maps, index, row, pixels, image, channel, inside, C, MAPS)
+    z += context_shift(context, maps, index, row, pixels, image, channel, inside, C, MAPS)
     z = tl.sigmoid(z)
     new = tl.load(q + row * C + channel, inside).to(tl.float32)
-    new += _shift(context, maps, index, row, pixels, image, 2 * C + channel, inside, C, MAPS)
-    new = _tanh(new)
+    new += context_shift(context, maps, index, row, pixels, image, 2 * C + channel, inside, C, MAPS)
+    new = tanh(new)
     old = tl.load(h + row * C + channel, inside).to(tl.float32)
     tl.store(out + row * C + channel, old + z * (new - old), inside)
 
@@ -258,7 +258,7 @@ def blend_hidden(
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
     context, pixels = _context_rows(context, h)
-    maps, index = _map_rows(shared, context)
+    maps, index = map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     q = q.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
@@ -298,7 +298,7 @@ def _shared_gelu_kernel(
 def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torch.Tensor:
     rows, block_rows, channels = _tiling(x)
     x = x.contiguous(memory_format=torch.channels_last)
-    maps, index = _map_rows(shared, x)
+    maps, index = map_rows(shared, x)
     out = torch.empty_like(x)
     _shared_gelu_kernel[(triton.cdiv(rows, block_rows),)](
         x, bias, maps, index, out, rows, x.shape[2] * x.shape[3], C=channels, ROWS=block_rows
@@ -475,7 +475,7 @@ def normalised(
 
 
 def instance_norm(x: torch.Tensor, eps: float, relu: bool) -> torch.Tensor:
-    x = _rows(x)
+    x = pixel_rows(x)
     return normalised(x, *instance_moments(x, eps), relu)
 
 
