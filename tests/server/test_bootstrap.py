@@ -166,7 +166,9 @@ def test_two_commands_at_once_make_one_environment_after_an_interrupted_installa
     assert not (checkout / ".venv" / "left over").exists()
 
 
-@pytest.mark.parametrize("damage", ["python gone", "package file gone"])
+@pytest.mark.parametrize(
+    "damage", [pytest.param("python gone", marks=pytest.mark.slow), "package file gone"]
+)
 def test_a_broken_environment_is_made_again(installed, damage):
     venv = installed / ".venv"
     left_over = venv / "left over"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from megasam_server.geometry import se3
 from megasam_server.geometry.projective import pixel_grid, projective_transform
-from megasam_server.media.in_order import map_in_order
 from megasam_server.training.film_faults import develop
 from megasam_server.training.filming import Filming, View, flow, photograph, view
 from megasam_server.training.motion import still
@@ -228,4 +228,9 @@ def _filmed_ahead(
         training = torch.cuda.current_stream(bank.device)
         beside.wait_stream(training)  # the textures may be on their way
     work = film_beside if on_gpu else film
-    return map_in_order(work, itertools.count(seed), threads=1, ahead=1)
+    pool = ThreadPoolExecutor(1, "filming")
+    coming = pool.submit(work, seed)
+    for following in itertools.count(seed + 1):
+        lot = coming.result()
+        coming = pool.submit(work, following)
+        yield lot

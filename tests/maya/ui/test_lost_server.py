@@ -16,7 +16,13 @@ from tests.server.service.serving import Serving
 PATIENCE = 20_000
 
 
-@pytest.mark.parametrize("pressed", [True, False], ids=["Reconnect", "by itself"])
+@pytest.mark.parametrize(
+    "pressed",
+    [
+        pytest.param(True, id="Reconnect", marks=pytest.mark.slow),
+        pytest.param(False, id="by itself"),
+    ],
+)
 def test_killed_server_is_told_within_5_s_and_the_job_is_back_after_its_restart(
     qtbot, open_dialog, make_plate, tmp_path, pressed
 ):

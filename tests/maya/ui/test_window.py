@@ -16,7 +16,7 @@ from megasam_shared.install_command import install_command
 from tests.server.service.serving import Serving, wait_for
 
 
-@pytest.mark.parametrize("option", ["--server", "--private"])
+@pytest.mark.parametrize("option", [pytest.param("--server", marks=pytest.mark.slow), "--private"])
 def test_window_connects_and_ends_in_good_order_on_ctrl_c(tmp_path, option):
     environment = os.environ | {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),

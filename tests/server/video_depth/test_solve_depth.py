@@ -165,6 +165,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clip():
     def peak_kib(count: int) -> int:
         command = [sys.executable, "-c", PEAK, str(count)]
