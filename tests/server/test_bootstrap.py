@@ -149,6 +149,7 @@ def test_ctrl_c_reaches_the_command_and_its_exit_code_comes_back(installed):
         assert process.wait(timeout=20) == 42
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_make_one_environment_after_an_interrupted_installation(tmp_path):
     checkout = make_checkout(tmp_path / "checkout")
     stamp(checkout).parent.mkdir()

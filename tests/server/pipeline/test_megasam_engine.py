@@ -261,10 +261,8 @@ def test_a_gpu_that_is_too_small_for_what_must_run_is_a_clear_error(
     assert not (tmp_path / "a" / "results").exists()
 
 
-@pytest.mark.parametrize(
-    ("failures", "status"),
-    [pytest.param(1, "resolution 1 to 0.5", marks=pytest.mark.slow), (99, "skipped")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("failures", "status"), [(1, "resolution 1 to 0.5"), (99, "skipped")])
 def test_consistent_depth_that_does_not_fit_is_coarser_or_left_out(
     walk, tmp_path, monkeypatch, failures, status
 ):

@@ -20,6 +20,7 @@ def cut_off_checkpoints(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_cut_off_checkpoints_fail_the_job_with_their_names(
     cut_off_checkpoints, make_plate, tmp_path
 ):

@@ -94,6 +94,7 @@ def test_fetch(proxy, far_client, tmp_path, how, seconds):
     assert proxy.to_client - before < CHUNK_BYTES
 
 
+@pytest.mark.slow
 def test_patience_ends(proxy, tmp_path):
     with SolverClient(proxy.address, patience=0.5) as client:
         client.connect(10)

@@ -188,6 +188,7 @@ main()
 YEAR = 365 * 24 * 3600
 
 
+@pytest.mark.slow
 def test_jumps_of_the_clock_end_no_job_and_remove_nothing(make_plate, tmp_path):
     state, note, offset = tmp_path / "state", tmp_path / "pids", tmp_path / "offset"
     offset.write_text("0")

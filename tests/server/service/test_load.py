@@ -13,11 +13,11 @@ MOST_GROWTH_MIB = 15
 
 
 def test_every_job_of_many_clients_is_done_once(tmp_path):
-    load = load_with_jobs(tmp_path, clients=10, jobs_each=2, seconds_each=0.25, processes=2)
+    load = load_with_jobs(tmp_path, clients=6, jobs_each=2, seconds_each=0.25, processes=2)
     print(load)
-    assert load.states == {"done": 20}
-    assert (load.runs, load.repeated) == (20, 0)
-    assert load.reports >= 15 and load.p50 < MOST_LATENCY
+    assert load.states == {"done": 12}
+    assert (load.runs, load.repeated) == (12, 0)
+    assert load.reports >= 9 and load.p50 < MOST_LATENCY
 
 
 @pytest.mark.slow
