@@ -19,6 +19,7 @@ from megasam_server.models.triton_kernels import (
     empty_rows,
     map_rows,
     pixel_rows,
+    shifted_norm,
     tanh,
 )
 
@@ -496,17 +497,9 @@ def _norm_gelu_gradient_kernel(
     for start in range(0, ROWS_OF_PROGRAM, ROWS):
         row = first + start + tl.arange(0, ROWS)[:, None]
         inside = row < rows
-        edge = row // (height * width)
-        y = row // width % height
-        column = row % width
-        class_y = tl.where(y == 0, 0, tl.where(y == height - 1, 2, 1))
-        class_x = tl.where(column == 0, 0, tl.where(column == width - 1, 2, 1))
-        at = edge * shift_edge + class_y * shift_y + class_x * shift_x + channel
-        value = tl.load(x + row * C + channel, inside, 0.0).to(tl.float32)
-        value += tl.load(shift + at, inside, 0.0).to(tl.float32)
-        value -= (tl.sum(value, 1) / C)[:, None]
-        inverse = tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
-        normed = value * inverse
+        normed, inverse = shifted_norm(
+            x, shift, shift_edge, shift_y, shift_x, row, channel, inside, height, width, eps, C
+        )
         raised = normed * scale + offset
         of_out = tl.load(gradient + row * C + channel, inside, 0.0).to(tl.float32)
         of_raised = of_out * _gelu_slope(raised)

@@ -307,6 +307,36 @@ def shared_gelu(x: torch.Tensor, bias: torch.Tensor, shared: SharedMaps) -> torc
 
 
 @triton.jit
+def shifted_norm(
+    x,
+    shift,
+    shift_edge,
+    shift_y,
+    shift_x,
+    row,
+    channel,
+    inside,
+    height,
+    width,
+    eps,
+    C: tl.constexpr,
+):
+    """Rows of x + shift with mean 0 and variance 1, and 1 / deviation."""
+    edge = row // (height * width)
+    y = row // width % height
+    column = row % width
+    # 0 at the first line, 2 at the last, 1 between them
+    class_y = tl.where(y == 0, 0, tl.where(y == height - 1, 2, 1))
+    class_x = tl.where(column == 0, 0, tl.where(column == width - 1, 2, 1))
+    at = edge * shift_edge + class_y * shift_y + class_x * shift_x + channel
+    value = tl.load(x + row * C + channel, inside, 0.0).to(tl.float32)
+    value += tl.load(shift + at, inside, 0.0).to(tl.float32)
+    value -= (tl.sum(value, 1) / C)[:, None]
+    inverse = tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
+    return value * inverse, inverse
+
+
+@triton.jit
 def _norm_gelu_kernel(
     x,
     shift,
@@ -328,17 +358,9 @@ def _norm_gelu_kernel(
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     channel = tl.arange(0, C)[None, :]
     inside = row < rows
-    edge = row // (height * width)
-    y = row // width % height
-    column = row % width
-    # 0 at the first line, 2 at the last, 1 between them
-    class_y = tl.where(y == 0, 0, tl.where(y == height - 1, 2, 1))
-    class_x = tl.where(column == 0, 0, tl.where(column == width - 1, 2, 1))
-    at = edge * shift_edge + class_y * shift_y + class_x * shift_x + channel
-    value = tl.load(x + row * C + channel, inside, 0.0).to(tl.float32)
-    value += tl.load(shift + at, inside, 0.0).to(tl.float32)
-    value -= (tl.sum(value, 1) / C)[:, None]
-    value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
+    value, _ = shifted_norm(
+        x, shift, shift_edge, shift_y, shift_x, row, channel, inside, height, width, eps, C
+    )
     value = value * tl.load(weight + channel).to(tl.float32) + tl.load(bias + channel).to(
         tl.float32
     )
