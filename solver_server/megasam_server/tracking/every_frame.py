@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from megasam_shared.quality import Notice
 from scipy.spatial.transform import Rotation, Slerp
 
 from megasam_server.tracking.bundle import Scene
@@ -83,6 +84,17 @@ def weakly_seen(model: Reconstruction) -> np.ndarray:
     """Frames whose pose rests on fewer than 12 static tracks, bool [N]."""
     seen = np.bincount(model.seen.camera[model.used], minlength=len(model.registered))
     return seen < _MIN_TRACKS
+
+
+def weak_frames_notice(weak: np.ndarray, frame_numbers: list[int]) -> Notice:
+    """For the artist; ``weak`` from :func:`weakly_seen`, numbers of the plate."""
+    first = frame_numbers[int(np.argmax(weak))]
+    return Notice(
+        "weak_frames",
+        f"{weak.sum()} of {len(weak)} frames see too few static points; their pose follows the "
+        f"neighbours (first: frame {first}).",
+        "Look at these frames; blur, or a mover that fills the picture, is the usual cause.",
+    )
 
 
 def _interpolated(

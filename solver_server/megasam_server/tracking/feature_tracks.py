@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pycolmap
 
+from megasam_server.geometry.small_matrices import one_blas_thread
 from megasam_server.media.frame_store import FrameStore
+from megasam_server.media.in_order import map_in_order
 from megasam_server.tracking.tracks import Tracks
 
 _MAX_FEATURES = 2000
@@ -96,23 +98,32 @@ def match_keyframes(
         tracks of at least two observations, only in keyframes.
     """
     num = len(keyframes)
-    xy, descriptors, looks = [], [], []
-    for done, index in enumerate(keyframes):
+
+    def detect(index: int) -> tuple[np.ndarray, np.ndarray]:
         gray = cv2.cvtColor(frames.frame(index), cv2.COLOR_RGB2GRAY)
         allowed = None if user_masks is None else 1 - user_masks.frame(index)
-        points, described = detect_features(gray, allowed)
+        return detect_features(gray, allowed)
+
+    xy, descriptors, looks = [], [], []
+    for done, (points, described) in enumerate(map_in_order(detect, keyframes)):
         xy.append(points)
         descriptors.append(described)
         looks.append(described.mean(axis=0) if len(described) else np.zeros(128, np.float32))
         report(done + 1, 2 * num)
     offsets = np.cumsum([0, *map(len, xy)])
-    edges = []
-    pairs = _pairs_to_match(np.array(looks))
-    for done, (a, b) in enumerate(pairs):
+
+    def match(pair: tuple[int, int]) -> np.ndarray:
+        a, b = pair
         matches = match_features(descriptors[a], descriptors[b])
         good = matches[_verified(xy[a][matches[:, 0]], xy[b][matches[:, 1]])]
-        edges.append(good + offsets[[a, b]])
-        report(num + (done + 1) * num // max(len(pairs), 1), 2 * num)
+        return good + offsets[[a, b]]
+
+    edges = []
+    pairs = _pairs_to_match(np.array(looks))
+    with one_blas_thread():
+        for done, found in enumerate(map_in_order(match, pairs)):
+            edges.append(found)
+            report(num + (done + 1) * num // max(len(pairs), 1), 2 * num)
     owner = np.repeat(np.arange(num), np.diff(offsets))
     track = _link(np.concatenate(edges) if edges else np.empty((0, 2), int), owner)
     positions = np.concatenate(xy).astype(np.float64)

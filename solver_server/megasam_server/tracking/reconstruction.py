@@ -198,10 +198,14 @@ class Reconstruction:
         Compares models that explain different shares of the picture (MSAC, Torr & Zisserman 2000): what a model
         leaves out costs as much as an outlier.
         """
+        return float(self.truncated_costs().mean())
+
+    def truncated_costs(self) -> np.ndarray:
+        """Squared error of each observation, capped at ``outlier_px`` squared, float64 [M]."""
         squared = (self.scene.residuals(self.seen) ** 2).sum(axis=1)
         explained = self.registered[self.seen.camera] & self.triangulated[self.seen.point]
         cap = self.outlier_px**2
-        return float(np.where(explained, np.minimum(squared, cap), cap).mean())
+        return np.where(explained, np.minimum(squared, cap), cap)
 
     def residual_px(self) -> np.ndarray:
         """Reprojection error of the used observations, pixels, float64."""

@@ -14,16 +14,19 @@ from megasam_server.media.plate import PlateInfo
 from megasam_server.media.preview import Previews
 from megasam_server.pipeline.progress import Progress
 from megasam_server.tracking.bundle import BundleOptions
-from megasam_server.tracking.every_frame import pose_every_frame, weakly_seen
-from megasam_server.tracking.feature_tracks import match_keyframes
+from megasam_server.tracking.clip_tracks import find_tracks
+from megasam_server.tracking.every_frame import (
+    pose_every_frame,
+    weak_frames_notice,
+    weakly_seen,
+)
 from megasam_server.tracking.focal_profile import profile_focal
-from megasam_server.tracking.keyframes import select_keyframes
-from megasam_server.tracking.optical_tracks import follow_corners
+from megasam_server.tracking.lens_distortion import distortion_notice, straightened
 from megasam_server.tracking.perspective import START_FOCALS, reconstruct
 from megasam_server.tracking.reconstruction import Reconstruction
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.to_plate import to_plate
-from megasam_server.tracking.tracks import Tracks, join, longest_spread
+from megasam_server.tracking.tracks import Tracks, longest_spread
 from megasam_server.tracking.tripod import set_in_motion, turn
 
 _MIN_TRACKS = 30
@@ -56,22 +59,14 @@ def solve_cameras(
     """
     step = _Steps(progress)
     previews = Previews(progress, "tracking", plate.frame_numbers)
-    report = step.reporter("corners", "following corners")
 
-    def followed(done: int, total: int) -> None:
-        previews.show(done - 1, lambda: frames.frame(done - 1))
-        report(done, total)
+    def followed(name: str, done: int, total: int, note: str) -> None:
+        if name == "corners":
+            previews.show(done - 1, lambda: frames.frame(done - 1))
+        step.reporter(name, note)(done, total)
 
-    corners = follow_corners(frames, user_masks, followed)
+    tracks, keyframes = find_tracks(frames, user_masks, followed)
     size = (frames.width, frames.height)
-    keyframes = select_keyframes(corners, frames.num_frames, max(size))
-    features = match_keyframes(
-        frames,
-        user_masks,
-        keyframes,
-        step.reporter("features", f"matching {len(keyframes)} keyframes"),
-    )
-    tracks = join(corners, features).with_min_length(min(3, frames.num_frames))
     if np.median(np.bincount(tracks.frame, minlength=frames.num_frames)) < _MIN_TRACKS:
         raise MegasamError(
             "too_little_texture",
@@ -107,15 +102,7 @@ def solve_cameras(
     warnings = [*chosen.warnings]
     weak = weakly_seen(full)
     if weak.any():
-        numbers = [plate.frame_numbers[i] for i in np.flatnonzero(weak)]
-        warnings.append(
-            Notice(
-                "weak_frames",
-                f"{len(numbers)} of {plate.num_frames} frames see too few static points; their pose follows the "
-                f"neighbours (first: frame {numbers[0]}).",
-                "Look at these frames; blur, or a mover that fills the picture, is the usual cause.",
-            )
-        )
+        warnings.append(weak_frames_notice(weak, plate.frame_numbers))
     return to_plate(full, frames, plate, held, profile, weak, warnings)
 
 
@@ -147,7 +134,7 @@ def choose_model(
     if tripod.used.mean() > _MOSTLY:
         # Too little parallax for a start from two frames, and turning shows the focal length.
         moving = set_in_motion(tripod)
-        chosen = _straightened(moving if _shows_parallax(tripod, moving) else tripod)
+        chosen = straightened(moving if _shows_parallax(tripod, moving) else tripod)
         return ChosenModel(chosen, _about(chosen))
     moving = reconstruct(
         tracks, num_cameras, size, focals_px, options, lambda done, of: report(1 + 2 * done / of, 4)
@@ -165,7 +152,7 @@ def choose_model(
         )
         if zoom is not None and zoom.scene.focal.max() / zoom.scene.focal.min() > _LEAST_ZOOM:
             moving = _preferred(moving, zoom, _ZOOM_GAIN)
-    chosen = _straightened(_preferred(tripod, moving, _MOVING_GAIN))
+    chosen = straightened(_preferred(tripod, moving, _MOVING_GAIN))
     return ChosenModel(chosen, _about(chosen))
 
 
@@ -176,8 +163,6 @@ _LEAST_ZOOM = 1.03
 _ZOOM_GAIN = 0.85
 _MOVING_GAIN = 0.5
 _PARALLAX_GAIN = 0.3
-_DISTORTION_GAIN = 0.995
-_LEAST_DISTORTION_PX = 0.5
 
 
 def _preferred(simple: Reconstruction, rich: Reconstruction, gain: float) -> Reconstruction:
@@ -199,21 +184,6 @@ def _zooming(model: Reconstruction) -> Reconstruction:
     return other
 
 
-def _straightened(model: Reconstruction) -> Reconstruction:
-    """The model with radial distortion, where that fits better and bends the corners visibly."""
-    bent = Reconstruction.copy_of(model)
-    bent.options = replace(model.options, distortion=True)
-    bent.settle()
-    visible = abs(corner_shift_px(bent)) > _LEAST_DISTORTION_PX
-    return _preferred(model, bent, _DISTORTION_GAIN) if visible else model
-
-
-def corner_shift_px(model: Reconstruction) -> float:
-    """How far the distortion moves the corner of the picture outwards, pixels of the model."""
-    half_diagonal = float(np.hypot(*model.size)) / 2
-    return model.scene.k1 * half_diagonal**3 / float(np.median(model.scene.focal)) ** 2
-
-
 def _about(model: Reconstruction) -> list[Notice]:
     notices = []
     if not model.options.translate:
@@ -233,16 +203,7 @@ def _about(model: Reconstruction) -> list[Notice]:
             )
         )
     if model.options.distortion:
-        share = corner_shift_px(model) / (np.hypot(*model.size) / 2)
-        notices.append(
-            Notice(
-                "lens_distortion",
-                f"The lens bends straight lines: the corners lie {abs(share):.1%} too far "
-                f"{'out' if share > 0 else 'in'} (k1 = {model.scene.k1:.4f}). "
-                "The camera is that of the undistorted plate.",
-                "Undistort the plate before you line up with it, or solve the undistorted plate.",
-            )
-        )
+        notices.append(distortion_notice(model))
     return notices
 
 

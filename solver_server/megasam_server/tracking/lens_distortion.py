@@ -1,0 +1,47 @@
+"""Radial distortion of the lens: whether the tracks show it, and what the artist should know of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from megasam_shared.quality import Notice
+
+from megasam_server.tracking.reconstruction import Reconstruction
+
+_GAIN = 0.995
+_LEAST_PX = 0.5
+
+
+def straightened(model: Reconstruction) -> Reconstruction:
+    """The model with radial distortion, where that fits better and bends the corners visibly.
+
+    Both are compared on what either explains: what neither does, such as people, says nothing of the lens.
+    """
+    bent = Reconstruction.copy_of(model)
+    bent.options = replace(model.options, distortion=True)
+    bent.settle()
+    if abs(corner_shift_px(bent)) <= _LEAST_PX:
+        return model
+    straight_cost, bent_cost = model.truncated_costs(), bent.truncated_costs()
+    explained = np.minimum(straight_cost, bent_cost) < model.outlier_px**2
+    better = bent_cost[explained].sum() < _GAIN * straight_cost[explained].sum()
+    return bent if better else model
+
+
+def corner_shift_px(model: Reconstruction) -> float:
+    """How far the distortion moves the corner of the picture outwards, pixels of the model."""
+    half_diagonal = float(np.hypot(*model.size)) / 2
+    return model.scene.k1 * half_diagonal**3 / float(np.median(model.scene.focal)) ** 2
+
+
+def distortion_notice(model: Reconstruction) -> Notice:
+    """What a model with distortion means for the artist."""
+    share = corner_shift_px(model) / (np.hypot(*model.size) / 2)
+    return Notice(
+        "lens_distortion",
+        f"The lens bends straight lines: the corners lie {abs(share):.1%} too far "
+        f"{'out' if share > 0 else 'in'} (k1 = {model.scene.k1:.4f}). "
+        "The camera is that of the undistorted plate.",
+        "Undistort the plate before you line up with it, or solve the undistorted plate.",
+    )
