@@ -140,7 +140,7 @@ def gated_mean(gate: torch.Tensor, bias: torch.Tensor, h: torch.Tensor) -> torch
     return out
 
 
-def _context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, int]:
+def context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, int]:
     """``context`` as rows in memory, and how many pixels share a row."""
     if context.dim() == 4:
         return context.contiguous(memory_format=torch.channels_last), 1
@@ -198,7 +198,7 @@ def reset_hidden(
     shared: SharedMaps | None,
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
-    context, pixels = _context_rows(context, h)
+    context, pixels = context_rows(context, h)
     maps, index = map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
@@ -257,7 +257,7 @@ def blend_hidden(
     shared: SharedMaps | None,
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
-    context, pixels = _context_rows(context, h)
+    context, pixels = context_rows(context, h)
     maps, index = map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     q = q.contiguous(memory_format=torch.channels_last)
