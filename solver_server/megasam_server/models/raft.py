@@ -12,6 +12,7 @@ is at p + flow in the target.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -130,10 +131,10 @@ class RaftFlow(nn.Module):
         self, source: RaftFeatures, target_fmap: Tensor, flow_init: Tensor, iterations: int
     ) -> Flow:
         volume = CorrelationVolume(source.fmap, target_fmap, radius=RADIUS)
-        revision = Revision(source.hidden, flow_init.permute(0, 2, 3, 1))
-        for revision in revisions(self.network, volume, revision, source.context, iterations):
-            pass
-        return Flow(revision.flow.permute(0, 3, 1, 2), full_flow(self.network, revision))
+        start = Revision(source.hidden, flow_init.permute(0, 2, 3, 1))
+        steps = revisions(self.network, volume, start, source.context, iterations)
+        (last,) = deque(steps, maxlen=1)
+        return Flow(last.flow.permute(0, 3, 1, 2), full_flow(self.network, last))
 
     @torch.no_grad()
     def flow_both_ways(
