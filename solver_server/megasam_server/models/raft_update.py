@@ -30,6 +30,8 @@ from megasam_server.models.raft_encoder import HIDDEN
 RADIUS = 4
 """Cells on each side of the lookup window, at each of the 4 levels."""
 
+_LOOKUP_PADDING = 4
+
 
 class Revision(NamedTuple):
     """Before or after an iteration: state [B,128,h,w] and flow [B,h,w,2]."""
@@ -59,7 +61,7 @@ def revisions(
     grid = pixel_grid(*hidden.shape[-2:], torch.float32, hidden.device)  # [h,w,2]
     for _ in range(iterations):
         flow = flow.detach()
-        correlation = volume.lookup(grid + flow)  # [B,324,h,w]
+        correlation = volume.lookup(grid + flow, _LOOKUP_PADDING)  # [B,328,h,w]
         hidden, delta = update(hidden, correlation.to(hidden.dtype), flow)
         flow = flow + delta
         yield Revision(hidden, flow)
@@ -114,9 +116,12 @@ class _Update:
 
     def __init__(self, block: nn.Module, context: Tensor) -> None:
         encoder, head = block.motion_encoder, block.flow_head
-        self._corr1, self._corr2 = encoder.convcorr1[0], encoder.convcorr2[0]
-        self._flow2, self._head1 = encoder.convflow2[0], head.conv1
-        # Tensor cores want channels in multiples of 8: 2 of flow, 126 and 2 of flow are not.
+        self._corr2, self._flow2 = encoder.convcorr2[0], encoder.convflow2[0]
+        self._head1 = head.conv1
+        # Tensor cores want channels in multiples of 8: 324 of correlation, 2 of flow, 126 and 2 of
+        # flow are not.
+        self._corr1 = _channels_last(_padded(encoder.convcorr1[0].weight, inputs=_LOOKUP_PADDING))
+        self._corr1_bias = encoder.convcorr1[0].bias
         self._flow1 = _channels_last(_padded(encoder.convflow1[0].weight, inputs=6))
         self._flow1_bias = encoder.convflow1[0].bias
         self._joint = _channels_last(_padded(encoder.conv[0].weight, outputs=2))
@@ -127,7 +132,7 @@ class _Update:
         self._passes = _RecurrentPass(gru.convgru1, context), _RecurrentPass(gru.convgru2, context)
 
     def __call__(self, hidden: Tensor, correlation: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """State [B,128,h,w], correlation [B,324,h,w], flow float32 [B,h,w,2] -> the next state, and
+        """State [B,128,h,w], correlation [B,328,h,w], flow float32 [B,h,w,2] -> the next state, and
         what to add to the flow, float32 [B,h,w,2].
         """
         seen = F.pad(flow.to(hidden.dtype), (0, 6)).permute(0, 3, 1, 2)  # [B,8,h,w]
@@ -141,7 +146,7 @@ class _Update:
 
     def _motion(self, correlation: Tensor, seen: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """The motion features, [B,126,h,w] without bias and relu, and the flow [B,2,h,w]."""
-        corr = bias_relu(_same(correlation, self._corr1.weight), self._corr1.bias)  # [B,256,h,w]
+        corr = bias_relu(_same(correlation, self._corr1), self._corr1_bias)  # [B,256,h,w]
         corr = _same(corr, self._corr2.weight)  # [B,192,h,w]
         flow = bias_relu(_same(seen, self._flow1), self._flow1_bias)  # [B,128,h,w]
         flow = _same(flow, self._flow2.weight)  # [B,64,h,w]
