@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from megasam_server.training import flow_pairs
 from megasam_server.training.checkpoint_files import FINISHED, load_run, load_tensors, save_run
 from megasam_server.training.flow_losses import DISCOUNT, flow_losses
 from megasam_server.training.flow_pairs import FlowPairs, stream
@@ -70,16 +71,20 @@ def drawn_network() -> torch.nn.Module:
     return network
 
 
+def recorded_step(copy: WorkingCopy, scaler, device: torch.device) -> RecordedLosses:
+    return RecordedLosses(
+        lambda *given: flow_losses(copy.network, FlowPairs(*given[:4]), given[4]),
+        *(copy, scaler, device),
+    )
+
+
 @pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_loss_and_gradients_are_those_of_the_network_as_torchvision_has_it(frozen):
     iterations, pairs = 2, drawn_pairs()
     plain = drawn_network().train(not frozen)
     copy = WorkingCopy(drawn_network().train(not frozen), torch.float32)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    recorded = RecordedLosses(
-        lambda *given: flow_losses(copy.network, FlowPairs(*given[:4]), given[4]),
-        *(copy, scaler, torch.device("cpu")),
-    )
+    recorded = recorded_step(copy, scaler, torch.device("cpu"))
     tensors = pairs.first, pairs.second, pairs.flow, pairs.valid
     figures = recorded.work_through(*tensors, plan=iterations)
     images = (picture.float() / 127.5 - 1 for picture in (pairs.first, pairs.second))
@@ -103,11 +108,28 @@ def test_loss_and_gradients_are_those_of_the_network_as_torchvision_has_it(froze
         torch.testing.assert_close(ours, expected, msg=name)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares with a CUDA GPU")
+def test_the_graph_of_a_step_in_half_precision_says_what_the_cpu_says():
+    iterations, pairs = 2, drawn_pairs()
+    tensors = pairs.first, pairs.second, pairs.flow, pairs.valid
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
+        master = drawn_network().eval().to(device, memory_format=torch.channels_last)
+        copy = WorkingCopy(master, dtype)
+        scaler = torch.amp.GradScaler(device, init_scale=256.0)
+        recorded = recorded_step(copy, scaler, torch.device(device))
+        for _ in range(3):  # plain, recorded, replayed
+            figures = recorded.work_through(*(x.to(device) for x in tensors), plan=iterations)
+        gradients = [p.grad.cpu().flatten() for p in master.parameters() if p.grad is not None]
+        found.append((figures["loss"].item(), torch.cat(gradients)))
+    (expected_loss, expected), (loss, gradient) = found
+    assert loss == pytest.approx(expected_loss, rel=1e-2)
+    assert (gradient - expected).norm() < 0.2 * expected.norm()
+
+
 def test_batches_are_drawn_the_same_each_time_and_each_pair_is_used_as_often_as_asked(
     bank, monkeypatch
 ):
-    from megasam_server.training import flow_pairs
-
     filmed = []
 
     def numbered(bank, seed, clips, height, width) -> FlowPairs:
