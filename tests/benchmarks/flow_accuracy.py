@@ -25,8 +25,8 @@ from megasam_server.geometry.two_view import TwoView, pixel_grid
 from megasam_server.models.raft import RaftFlow
 from megasam_server.training.checkpoint_files import FINISHED, load_tensors
 from megasam_server.training.flow_pairs import generate
+from megasam_server.training.pieces import HELD_OUT_SEED
 from megasam_server.training.texture_bank import TextureBank, paint_pictures
-from megasam_server.training.train_raft import HELD_OUT_SEED
 from safetensors.torch import load_file
 from torch import Tensor
 from truth import TrueClip, find_clips

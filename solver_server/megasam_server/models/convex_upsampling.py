@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from megasam_server.models.gpu_kernels import kernels_for
+
 _FACTOR = 8
 
 
@@ -19,6 +21,10 @@ def upsample_convex(coarse: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Returns:
         [B,C,8h,8w] in the dtype of ``coarse``; the softmax runs in float32.
     """
+    if kernels_for(coarse, mask):
+        from megasam_server.models import triton_upsampling  # needs Triton
+
+        return triton_upsampling.upsample_convex(coarse, mask)
     batch, channels, height, width = coarse.shape
     logits = mask.view(batch, 1, 9, _FACTOR, _FACTOR, height, width)  # [B,1,9,8,8,h,w]
     weights = torch.softmax(logits.float(), dim=2).to(coarse.dtype)  # [B,1,9,8,8,h,w]

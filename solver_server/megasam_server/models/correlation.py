@@ -142,24 +142,27 @@ class CorrelationVolume:
         pairs = zip(self.levels, other.levels, strict=True)
         return self.of_levels([torch.cat(pair) for pair in pairs], self.radius)
 
-    def lookup(self, coords: torch.Tensor) -> torch.Tensor:
+    def lookup(self, coords: torch.Tensor, padding: int = 0) -> torch.Tensor:
         """The windows around ``coords``, channels last in memory.
 
         Args:
             coords: [E,h,w,2], (x, y) in frame j at 1/8 scale, pixel centres at integers. Places
                 outside the image read zeros.
+            padding: number of zero channels after the last window.
 
         Returns:
-            [E,4*W*W,h,w] in the volume's dtype; channel W*W*l + W*a + b is
+            [E,4*W*W + padding,h,w] in the volume's dtype; channel W*W*l + W*a + b is
             level l at the offset (a - radius, b - radius) in (x, y).
         """
         if kernels := kernels_for(*self.levels, coords, learnable=not coords.requires_grad):
-            return kernels.lookup_windows(self.levels, coords, self.radius)
+            return kernels.lookup_windows(self.levels, coords, self.radius, padding)
         windows = [
             sample_windows(volume, coords, level, self.radius)
             for level, volume in enumerate(self.levels)
         ]  # each [E,h,w,W*W]
-        return torch.cat(windows, dim=-1).permute(0, 3, 1, 2)  # [E,4*W*W,h,w]
+        if padding:
+            windows.append(windows[0].new_zeros(*coords.shape[:3], padding))
+        return torch.cat(windows, dim=-1).permute(0, 3, 1, 2)  # [E,4*W*W + padding,h,w]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def _window_gradient_kernel(
     rows,
     columns,
     scale,
+    ADD: tl.constexpr,
     RADIUS: tl.constexpr,
     PLACES: tl.constexpr,
     PIXELS: tl.constexpr,
@@ -49,19 +50,32 @@ def _window_gradient_kernel(
     u = tl.clamp(left, -1e6, 1e6).to(tl.int32) + a - RADIUS
     v = tl.clamp(top, -1e6, 1e6).to(tl.int32) + b - RADIUS
     inside = (u >= 0) & (u < columns) & (v >= 0) & (v < rows) & live
-    tl.store(out + (pixel * rows + v) * columns + u, value, inside)
+    to = out + (pixel * rows + v) * columns + u
+    if ADD:
+        value += tl.load(to, inside, 0.0).to(tl.float32)
+    tl.store(to, value, inside)
 
 
 class _Windows(torch.autograd.Function):
+    """Gives the levels back, too: a later lookup of these hands its gradient to this one, which adds its
+    own to it, in a few places."""
+
     @staticmethod
-    def forward(ctx, coords: torch.Tensor, radius: int, *levels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx, coords: torch.Tensor, radius: int, padding: int, *levels: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         coords = coords.float().contiguous()
         ctx.save_for_backward(coords)
         ctx.radius, ctx.sizes = radius, [level.shape[3:] for level in levels]
-        return plain.lookup_windows(list(levels), coords, radius)
+        ctx.set_materialize_grads(False)
+        return plain.lookup_windows(list(levels), coords, radius, padding), *levels
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(
+        ctx, gradient: torch.Tensor | None, *later: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None, *later
         (coords,) = ctx.saved_tensors
         gradient = pixel_rows(gradient)
         edges, height, width = coords.shape[:3]
@@ -69,19 +83,26 @@ class _Windows(torch.autograd.Function):
         count, at_once = edges * height * width, 16
         found = []
         for level, (rows, columns) in enumerate(ctx.sizes):
-            out = gradient.new_zeros(edges, height, width, rows, columns)
+            if later[level] is None:
+                out = gradient.new_zeros(edges, height, width, rows, columns)
+            else:
+                out = later[level].contiguous()
             _window_gradient_kernel[(triton.cdiv(count, at_once),)](
                 gradient[:, level * taps :],
                 gradient.stride(3),
                 *(coords, out, count, rows, columns, 0.5**level),
+                ADD=later[level] is not None,
                 RADIUS=ctx.radius,
                 PLACES=triton.next_power_of_2((2 * ctx.radius + 2) ** 2),
                 PIXELS=at_once,
             )
             found.append(out)
-        return None, None, *found
+        return None, None, None, *found
 
 
-def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int) -> torch.Tensor:
-    """Places get no gradient."""
-    return _Windows.apply(coords.detach(), radius, *levels)
+def lookup_windows(
+    levels: list[torch.Tensor], coords: torch.Tensor, radius: int, padding: int = 0
+) -> torch.Tensor:
+    """Places get no gradient. The entries of ``levels`` are replaced by the same values, for the next lookup."""
+    windows, *levels[:] = _Windows.apply(coords.detach(), radius, padding, *levels)
+    return windows

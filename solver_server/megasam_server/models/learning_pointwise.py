@@ -10,6 +10,7 @@ import triton.language as tl
 
 from megasam_server.models import triton_kernels as plain
 from megasam_server.models.triton_kernels import (
+    context_rows,
     context_shift,
     empty_rows,
     map_rows,
@@ -24,9 +25,14 @@ ROWS_OF_STEP = 32  # of one step of a program
 ROWS_OF_PROGRAM = 256
 
 
-def pieces_of(rows: int) -> int:
+def pieces_of(rows: int, of_program: int = ROWS_OF_PROGRAM) -> int:
     """Number of programs for so many rows."""
-    return triton.cdiv(rows, ROWS_OF_PROGRAM)
+    return triton.cdiv(rows, of_program)
+
+
+def rows_of_program(rows: int) -> int:
+    """Fewer where there are few: a GPU has hundreds of places for programs."""
+    return max(ROWS_OF_STEP, min(ROWS_OF_PROGRAM, triton.next_power_of_2(rows // 512)))
 
 
 def float_sums(like: torch.Tensor, *shape: int) -> torch.Tensor:
@@ -73,9 +79,11 @@ def _part_gradient(
     """By x and bias, from that by ``out`` = relu(x + bias); without bias from that by a copy of x."""
     channels = gradient.shape[1]
     rows, block = gradient.numel() // channels, triton.next_power_of_2(channels)
+    of_program = rows_of_program(rows)
+    pieces = pieces_of(rows, of_program)
     to = empty_rows(gradient, channels)
-    sums = float_sums(gradient, pieces_of(rows), channels)
-    _part_gradient_kernel[(pieces_of(rows),)](
+    sums = float_sums(gradient, pieces, channels)
+    _part_gradient_kernel[(pieces,)](
         gradient,
         gradient.stride(3),
         out,
@@ -85,8 +93,8 @@ def _part_gradient(
         rows,
         channels,
         BIAS_RELU=bias is not None,
-        ROWS=min(4096 // block, ROWS_OF_PROGRAM),
-        ROWS_OF_PROGRAM=ROWS_OF_PROGRAM,
+        ROWS=min(4096 // block, of_program),
+        ROWS_OF_PROGRAM=of_program,
         CHANNELS=block,
     )
     return to, None if bias is None else sums.sum(0).to(bias.dtype)
@@ -198,6 +206,7 @@ def _reset_gradient_kernel(
     to_h,
     sums,
     pixels,
+    context_pixels,
     MAPS: tl.constexpr,
     C: tl.constexpr,
     X: tl.constexpr,
@@ -217,7 +226,7 @@ def _reset_gradient_kernel(
         row = edge * pixels + pixel
         raw = tl.load(zr + row * (2 * C) + C + channel, inside, 0.0).to(tl.float32)
         raw += context_shift(
-            context, maps, index, row, pixels, pixels, C + channel, inside, C, MAPS
+            context, maps, index, row, context_pixels, pixels, C + channel, inside, C, MAPS
         )
         reset = tl.sigmoid(raw)
         hidden = tl.load(h + row * C + channel, inside, 0.0).to(tl.float32)
@@ -238,7 +247,8 @@ def _reset_gradient_kernel(
 class _ResetHidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hx, zr, context, h, shared: SharedMaps | None, *maps) -> torch.Tensor:
-        zr, context, h = pixel_rows(zr), context.contiguous(), pixel_rows(h)
+        zr, h = pixel_rows(zr), pixel_rows(h)
+        context, ctx.context_pixels = context_rows(context, h)
         ctx.save_for_backward(zr, context, h, *map_rows(shared, context))
         ctx.shared = shared is not None
         return plain.reset_hidden(hx.clone(), zr, context, h, shared)
@@ -247,22 +257,25 @@ class _ResetHidden(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         zr, context, h, maps, index = ctx.saved_tensors
         edges, channels, height, width = h.shape
-        pieces = pieces_of(height * width)
+        of_program = rows_of_program(edges * height * width)
+        pieces = pieces_of(height * width, of_program)
         sums = float_sums(h, edges, pieces, channels)
         gradient = pixel_rows(gradient)
         to_hx, to_zr, to_h = (empty_rows(h, x.shape[1]) for x in (gradient, zr, h))
         inputs = gradient.shape[1] - channels
         _reset_gradient_kernel[(edges, pieces)](
-            *(gradient, zr, context, maps, index, h, to_hx, to_zr, to_h, sums, height * width),
+            *(gradient, zr, context, maps, index, h, to_hx, to_zr, to_h, sums),
+            *(height * width, ctx.context_pixels),
             MAPS=ctx.shared,
             C=channels,
             X=inputs,
             X_CHANNELS=triton.next_power_of_2(inputs),
             ROWS=ROWS_OF_STEP // 2,
-            ROWS_OF_PROGRAM=ROWS_OF_PROGRAM,
+            ROWS_OF_PROGRAM=of_program,
         )
         to_context = torch.zeros_like(context)
-        to_context[:, channels : 2 * channels] = sums.sum(1)
+        by_pixel = context.dim() == 4
+        to_context[:, channels : 2 * channels] = to_zr[:, channels:] if by_pixel else sums.sum(1)
         found = to_hx, to_zr, to_context, to_h
         if not ctx.shared:
             return *found, None
@@ -308,6 +321,7 @@ def _blend_gradient_kernel(
     to_h,
     sums,
     pixels,
+    context_pixels,
     MAPS: tl.constexpr,
     C: tl.constexpr,
     ROWS: tl.constexpr,
@@ -325,11 +339,13 @@ def _blend_gradient_kernel(
         row = edge * pixels + pixel
         at = row * C + channel
         z = tl.load(zr + row * (2 * C) + channel, inside, 0.0).to(tl.float32)
-        z += context_shift(context, maps, index, row, pixels, pixels, channel, inside, C, MAPS)
+        z += context_shift(
+            context, maps, index, row, context_pixels, pixels, channel, inside, C, MAPS
+        )
         z = tl.sigmoid(z)
         new = tl.load(q + at, inside, 0.0).to(tl.float32)
         new += context_shift(
-            context, maps, index, row, pixels, pixels, 2 * C + channel, inside, C, MAPS
+            context, maps, index, row, context_pixels, pixels, 2 * C + channel, inside, C, MAPS
         )
         new = tanh(new)
         old = tl.load(h + at, inside, 0.0).to(tl.float32)
@@ -350,7 +366,8 @@ def _blend_gradient_kernel(
 class _BlendHidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, zr, context, q, h, shared: SharedMaps | None, *maps) -> torch.Tensor:
-        zr, context, q, h = pixel_rows(zr), context.contiguous(), pixel_rows(q), pixel_rows(h)
+        zr, q, h = pixel_rows(zr), pixel_rows(q), pixel_rows(h)
+        context, ctx.context_pixels = context_rows(context, h)
         ctx.save_for_backward(zr, context, q, h, *map_rows(shared, context))
         ctx.shared = shared is not None
         return plain.blend_hidden(zr, context, q, h, shared)
@@ -359,19 +376,23 @@ class _BlendHidden(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         zr, context, q, h, maps, index = ctx.saved_tensors
         edges, channels, height, width = h.shape
-        pieces = pieces_of(height * width)
+        of_program = rows_of_program(edges * height * width)
+        pieces = pieces_of(height * width, of_program)
         sums = float_sums(h, edges, pieces, 2, channels)
         to_zr, to_q, to_h = (torch.empty_like(x) for x in (zr, q, h))
         _blend_gradient_kernel[(edges, pieces)](
             *(pixel_rows(gradient), zr, context, maps, index, q, h, to_zr, to_q, to_h, sums),
-            height * width,
+            *(height * width, ctx.context_pixels),
             MAPS=ctx.shared,
             C=channels,
             ROWS=ROWS_OF_STEP // 2,
-            ROWS_OF_PROGRAM=ROWS_OF_PROGRAM,
+            ROWS_OF_PROGRAM=of_program,
         )
-        to_context = torch.zeros_like(context)
-        to_context.unflatten(1, (3, channels))[:, ::2] = sums.sum(1)
+        if context.dim() == 4:
+            to_context = torch.cat([to_zr, to_q], 1)  # that of the reset gate is zero in to_zr
+        else:
+            to_context = torch.zeros_like(context)
+            to_context.unflatten(1, (3, channels))[:, ::2] = sums.sum(1)
         found = to_zr, to_context, to_q, to_h
         if not ctx.shared:
             return *found, None

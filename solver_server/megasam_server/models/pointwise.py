@@ -86,12 +86,21 @@ def reset_hidden(
     Returns:
         [E,C+X,h,w].
     """
-    if kernels := kernels_for(hx, zr, context, h, learnable=context.dim() == 2):
+    if kernels := kernels_for(hx, zr, context, h):
         return kernels.reset_hidden(hx, zr, context, h, shared)
     channels = h.shape[1]
     shift = _over_pixels(context, shared, channels, 2 * channels)
     reset = torch.sigmoid(zr[:, channels:] + shift)  # [E,C,h,w]
     return torch.cat([reset * h, hx[:, channels:]], dim=1)
+
+
+def renew_hidden(hx: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """[h, x] from [another state, x]: hx [E,C+X,h,w], h [E,C,h,w]. ``hx`` may be overwritten."""
+    channels = h.shape[1]
+    if torch.is_grad_enabled() and (hx.requires_grad or h.requires_grad):
+        return join([(h, None), (hx[:, channels:], None)])
+    hx[:, :channels] = h
+    return hx
 
 
 def blend_hidden(
@@ -105,7 +114,7 @@ def blend_hidden(
 
     ``q`` is [E,C,h,w], the candidate before bias and context. Returns [E,C,h,w].
     """
-    if kernels := kernels_for(zr, context, q, h, learnable=context.dim() == 2):
+    if kernels := kernels_for(zr, context, q, h):
         return kernels.blend_hidden(zr, context, q, h, shared)
     channels = h.shape[1]
     update = torch.sigmoid(zr[:, :channels] + _over_pixels(context, shared, 0, channels))

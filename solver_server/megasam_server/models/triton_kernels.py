@@ -140,7 +140,7 @@ def gated_mean(gate: torch.Tensor, bias: torch.Tensor, h: torch.Tensor) -> torch
     return out
 
 
-def _context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, int]:
+def context_rows(context: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, int]:
     """``context`` as rows in memory, and how many pixels share a row."""
     if context.dim() == 4:
         return context.contiguous(memory_format=torch.channels_last), 1
@@ -198,7 +198,7 @@ def reset_hidden(
     shared: SharedMaps | None,
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
-    context, pixels = _context_rows(context, h)
+    context, pixels = context_rows(context, h)
     maps, index = map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     h = h.contiguous(memory_format=torch.channels_last)
@@ -257,7 +257,7 @@ def blend_hidden(
     shared: SharedMaps | None,
 ) -> torch.Tensor:
     rows, block_rows, channels = _tiling(h)
-    context, pixels = _context_rows(context, h)
+    context, pixels = context_rows(context, h)
     maps, index = map_rows(shared, context)
     zr = zr.contiguous(memory_format=torch.channels_last)
     q = q.contiguous(memory_format=torch.channels_last)
@@ -515,6 +515,7 @@ def _window_kernel(
     columns,
     scale,
     RADIUS: tl.constexpr,
+    PADDING: tl.constexpr,
     TAPS: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
@@ -541,7 +542,9 @@ def _window_kernel(
     value += dx * (1 - dy) * tl.load(at + 1, in_u1 & in_v, 0.0).to(tl.float32)
     value += (1 - dx) * dy * tl.load(at + columns, in_u & in_v1, 0.0).to(tl.float32)
     value += dx * dy * tl.load(at + columns + 1, in_u1 & in_v1, 0.0).to(tl.float32)
-    tl.store(out + pixel * out_row + tap, value, live)
+    # Nothing was loaded beyond the window: zeros.
+    written = (pixel < count) & (tap < window * window + PADDING)
+    tl.store(out + pixel * out_row + tap, value, written)
 
 
 def _pixels_in_a_row(volume: torch.Tensor) -> torch.Tensor:
@@ -552,14 +555,17 @@ def _pixels_in_a_row(volume: torch.Tensor) -> torch.Tensor:
     return volume if even and whole else volume.contiguous()
 
 
-def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int) -> torch.Tensor:
+def lookup_windows(
+    levels: list[torch.Tensor], coords: torch.Tensor, radius: int, padding: int = 0
+) -> torch.Tensor:
     edges, height, width = coords.shape[:3]
     taps = (2 * radius + 1) ** 2
-    out = levels[0].new_empty(edges, height, width, len(levels) * taps)
+    out = levels[0].new_empty(edges, height, width, len(levels) * taps + padding)
     count = edges * height * width
     coords = coords.float().contiguous()
     for level, volume in enumerate(levels):
         volume = _pixels_in_a_row(volume)
+        padded = padding if level == len(levels) - 1 else 0
         _window_kernel[(triton.cdiv(count, _PIXELS_AT_ONCE),)](
             volume,
             coords,
@@ -573,7 +579,8 @@ def lookup_windows(levels: list[torch.Tensor], coords: torch.Tensor, radius: int
             volume.shape[4],
             0.5**level,
             RADIUS=radius,
-            TAPS=triton.next_power_of_2(taps),
+            PADDING=padded,
+            TAPS=triton.next_power_of_2(taps + padded),
             PIXELS=_PIXELS_AT_ONCE,
         )
-    return out.permute(0, 3, 1, 2)  # [E,levels*taps,h,w]
+    return out.permute(0, 3, 1, 2)  # [E,levels*taps+padding,h,w]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +13,7 @@ from megasam_server.geometry import se3
 from megasam_server.geometry.projective import pixel_grid, projective_transform
 from megasam_server.training.film_faults import develop
 from megasam_server.training.filming import Filming, View, flow, photograph, view
+from megasam_server.training.filming_ahead import filmed_ahead, mixed
 from megasam_server.training.motion import still
 from megasam_server.training.random_scenes import MAKES, Draw, random_filming, random_scene
 from megasam_server.training.scene import FARTHEST
@@ -182,55 +180,9 @@ def stream_clips(
         static_share: of the lots.
         reuse: how often each clip is used, on the average.
     """
-    filmed = _filmed_ahead(bank, seed, clips, shape, static_share)
-    lots: deque[Clips] = deque(maxlen=kept)
-    shuffle = np.random.default_rng(seed)
-    owed = 0.0
-    while True:
-        while owed <= 0 or len(lots) < min(4, kept):
-            lots.append(next(filmed))
-            owed += reuse * clips / batch
-        owed -= 1
-        chosen = [
-            (lots[a], b)
-            for a, b in zip(
-                shuffle.integers(len(lots), size=batch).tolist(),
-                shuffle.integers(clips, size=batch).tolist(),
-                strict=True,
-            )
-        ]
-        yield Clips(
-            *(torch.stack([getattr(lot, f.name)[b] for lot, b in chosen]) for f in fields(Clips))
-        )
-
-
-def _filmed_ahead(
-    bank: TextureBank, seed: int, clips: int, shape: tuple[int, int, int], static_share: float
-) -> Iterator[Clips]:
-    """Lots of the seeds from ``seed`` on, filmed by a thread of its own: that waits for the device again
-    and again, and training need not wait with it."""
 
     def film(lot: int) -> Clips:
         static = bool(np.random.default_rng([lot, 1]).random() < static_share)
         return film_clips(bank, lot, clips, *shape, static)
 
-    def film_beside(lot: int) -> Clips:
-        with torch.cuda.stream(beside):
-            filmed = film(lot)
-        beside.synchronize()
-        for field in fields(filmed):
-            getattr(filmed, field.name).record_stream(training)
-        return filmed
-
-    on_gpu = bank.device.type == "cuda"
-    if on_gpu:
-        beside = torch.cuda.Stream(bank.device)
-        training = torch.cuda.current_stream(bank.device)
-        beside.wait_stream(training)  # the textures may be on their way
-    work = film_beside if on_gpu else film
-    pool = ThreadPoolExecutor(1, "filming")
-    coming = pool.submit(work, seed)
-    for following in itertools.count(seed + 1):
-        lot = coming.result()
-        coming = pool.submit(work, following)
-        yield lot
+    return mixed(filmed_ahead(film, seed, bank.device), seed, batch, reuse, kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from megasam_server.training.film_faults import develop
 from megasam_server.training.filming import flow, photograph, view
+from megasam_server.training.filming_ahead import filmed_ahead, mixed
 from megasam_server.training.random_scenes import MAKES, Draw, random_filming, random_scene
 from megasam_server.training.texture_bank import TextureBank
 
@@ -76,30 +76,17 @@ def stream(
     height: int,
     width: int,
     clips: int = 8,
-    kept: int = 8,
-    reuse: int = 2,
+    kept: int = 24,
+    reuse: float = 2.0,
 ) -> Iterator[FlowPairs]:
     """Batches for ever, mixed from the last ``kept`` generated lots.
 
-    A lot costs more than one training step: each pair is used ``reuse`` times on the average.
+    Args:
+        clips: of a lot; six times as many pairs.
+        reuse: how often each pair is used, on the average.
     """
-    lots: deque[FlowPairs] = deque(maxlen=kept)
-    shuffle = torch.Generator(bank.device).manual_seed(seed)
-    pairs = 6 * clips
-    owed = 0.0
-    while True:
-        while owed <= 0 or len(lots) < 3:
-            lots.append(generate(bank, seed, clips, height, width))
-            owed += reuse * pairs / batch
-            seed += 1
-        size = (batch,)
-        lot = torch.randint(len(lots), size, generator=shuffle, device=bank.device).tolist()
-        row = torch.randint(pairs, size, generator=shuffle, device=bank.device).tolist()
-        chosen = [(lots[a], b) for a, b in zip(lot, row, strict=True)]
-        owed -= 1
-        yield FlowPairs(
-            torch.stack([lot.first[b] for lot, b in chosen]),
-            torch.stack([lot.second[b] for lot, b in chosen]),
-            torch.stack([lot.flow[b] for lot, b in chosen]),
-            torch.stack([lot.valid[b] for lot, b in chosen]),
-        )
+
+    def film(lot: int) -> FlowPairs:
+        return generate(bank, lot, clips, height, width)
+
+    return mixed(filmed_ahead(film, seed, bank.device), seed, batch, reuse, kept)

@@ -6,8 +6,8 @@ A run is trained in pieces, each of them a process that goes on from the files o
 from __future__ import annotations
 
 import argparse
-import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from megasam_server.training.texture_bank import SIZE, TextureBank, paint_pictur
 
 AVERAGING = 0.999
 WARM_UP_STEPS = 300
+SAVE_MINUTES = 2.0
 HELD_OUT_SEED = 1_000_000_000
 TEXTURES = 384
 
@@ -30,12 +31,12 @@ def piece_options(
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--minutes", type=float, required=True, help="of training alone")
-    parser.add_argument("--batch", type=int, default=batch, help="a step's, per GPU")
+    parser.add_argument("--batch", type=int, default=batch, help="a step's")
     parser.add_argument("--height", type=int, default=size[0])
     parser.add_argument("--width", type=int, default=size[1])
     parser.add_argument("--lr", type=float, default=rate)
     parser.add_argument("--lr-end", type=float, default=1e-5)
-    parser.add_argument("--warm-up", type=int, default=WARM_UP_STEPS, help="steps, of a new run")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP_STEPS, help="steps of the optimiser")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--textures", type=int, default=TEXTURES)
     parser.add_argument("--texture-size", type=int, default=SIZE, help="a power of two")
@@ -44,17 +45,28 @@ def piece_options(
     parser.add_argument("--held-out", type=int, default=9, help="lots to validate with")
     parser.add_argument("--log-seconds", type=float, default=20.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--type",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the working copy; float16 on CUDA, else float32",
+    )
     return parser
 
 
 def training_device(name: str) -> torch.device:
-    """The device of this process (torchrun's rank), made ready."""
+    """The device of this process, made ready."""
     device = torch.device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
     return device
+
+
+def working_type(options: argparse.Namespace) -> torch.dtype:
+    """What forward and backward pass compute in."""
+    usual = "float16" if torch.device(options.device).type == "cuda" else "float32"
+    return getattr(torch, options.type or usual)
 
 
 def training_bank(options: argparse.Namespace, device: torch.device, workers: int) -> TextureBank:
@@ -71,7 +83,7 @@ def held_out_bank(options: argparse.Namespace, device: torch.device, workers: in
 
 class Clock:
     """How much of a piece is over, and the learning rate that belongs to it: it falls linearly over
-    the minutes from ``lr`` to ``lr_end``, after a warm-up where a run begins."""
+    the minutes from ``lr`` to ``lr_end``, after a warm-up where an optimiser begins."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -87,9 +99,24 @@ class Clock:
         return self.minutes / self._options.minutes
 
     def rate(self, step: int) -> float:
+        """``step``: of the optimiser; a run that goes on from finished weights alone has a new one."""
         options = self._options
         rate = options.lr + (options.lr_end - options.lr) * min(self.done, 1.0)
-        return rate if options.resume else rate * min(1.0, (step + 1) / options.warm_up)
+        return rate * min(1.0, (step + 1) / max(1, options.warm_up))
+
+
+class Saving:
+    """Calls ``save`` every ``SAVE_MINUTES``: what a killed run loses at most."""
+
+    def __init__(self, clock: Clock, save: Callable[[], None]) -> None:
+        self._clock, self._save = clock, save
+        self._saved = 0.0
+
+    def step(self) -> None:
+        """Count a step."""
+        if self._clock.minutes - self._saved > SAVE_MINUTES:
+            self._save()
+            self._saved = self._clock.minutes
 
 
 class Diary:

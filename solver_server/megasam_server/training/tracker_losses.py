@@ -3,12 +3,11 @@ of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from megasam_server.training.clips import CELL
+from megasam_server.training.recorded_losses import Losses
 from megasam_server.training.unrolling import ClipGraph, Lesson, Revision, project
 
 DISCOUNT = 0.9
@@ -22,19 +21,6 @@ CONFIDENCE, STATIC, GEOMETRY = 0.1, 0.5, 0.5
 LARGEST_GEOMETRY = 8.0
 MOVING_WEIGHT = 2.0
 UNKNOWN = torch.tensor(torch.nan)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Scalars.
-
-    Attributes:
-        total: its gradient is what is learned from.
-        parts: for the log: ``loss``, discounted, without that of the geometry; the others are of the last iteration.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
 
 
 class Teacher:
@@ -102,6 +88,8 @@ class Teacher:
         self._parts["geometry"] = geometry.detach()
 
     def losses(self) -> Losses:
+        """Of the parts, ``loss`` is discounted, without that of the geometry; the others are of the
+        last iteration."""
         return Losses(self._total, {"loss": self._taught, **self._parts})
 
 

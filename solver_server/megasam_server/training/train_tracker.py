@@ -27,19 +27,19 @@ from megasam_server.training.exercise import Exercise
 from megasam_server.training.pieces import (
     Clock,
     Diary,
+    Saving,
     follow,
     held_out_bank,
     piece_options,
     training_bank,
     training_device,
+    working_type,
 )
 from megasam_server.training.unrolling import FIRST_ETA, ClipGraph, Lesson, Plan, random_start
 from megasam_server.training.validate_tracker import validate
 from megasam_server.training.working_copy import WorkingCopy
 
 CLIP = 1.0
-# What a killed run loses at most.
-SAVE_MINUTES = 2.0
 # Of the whole run: bundle adjustment needs a network that has seen something.
 BUNDLE_FROM = 600
 FIRST_ITERATIONS = 5
@@ -57,7 +57,7 @@ def main() -> None:
     bank = training_bank(options, device, workers)
     unseen = held_out_bank(options, device, workers)
     print(f"textures painted in {time.monotonic() - started:.0f} s", flush=True)
-    copy = WorkingCopy(fresh_network().to(device), getattr(torch, options.type))
+    copy = WorkingCopy(fresh_network().to(device), working_type(options))
     master = copy.master
     # Fused, it skips steps with infinite gradients on the device, and nobody waits for that.
     optimiser = torch.optim.AdamW(master.parameters(), lr=options.lr, weight_decay=1e-5, fused=True)
@@ -88,7 +88,7 @@ def main() -> None:
         save_run(options.out, TRACKER, master, average, optimiser, step)
 
     clock = Clock(options)
-    saved = 0.0
+    saving = Saving(clock, save)
     diary = Diary(options, clock)
     while clock.done < 1 and (options.steps is None or step - first_step < options.steps):
         rate = clock.rate(step)
@@ -105,9 +105,7 @@ def main() -> None:
         step += 1
         follow(average, master, step - first_step)
         diary.step(step, rate, figures | {"gradient": gradient})
-        if clock.minutes - saved > SAVE_MINUTES:
-            save()
-            saved = clock.minutes
+        saving.step()
     minutes = clock.minutes
     save()
     print(f"{(step - first_step) * options.batch} clips in {minutes:.2f} minutes", flush=True)
@@ -163,12 +161,6 @@ def _options() -> argparse.Namespace:
         help="learn through the last bundle adjustment",
     )
     parser.add_argument("--steps", type=int, help="stop after these, whatever the time")
-    on_gpu = torch.cuda.is_available()
-    parser.add_argument(
-        "--type",
-        default="float16" if on_gpu else "float32",
-        choices=("float32", "float16", "bfloat16"),
-    )
     return parser.parse_args()
 
 

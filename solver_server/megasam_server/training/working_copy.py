@@ -45,3 +45,8 @@ class WorkingCopy:
     def take_weights(self) -> None:
         """The master has moved."""
         torch._foreach_copy_(list(self.network.parameters()), list(self.master.parameters()))
+
+    @torch.no_grad()
+    def hand_over_statistics(self) -> None:
+        """What norms noted of the batches goes to the master."""
+        torch._foreach_copy_(list(self.master.buffers()), list(self.network.buffers()))

@@ -147,10 +147,10 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
         coords[0, 0, 0] = torch.tensor([1e12, -1e12])
         coords[0, 0, 1] = torch.tensor([width - 1.0, height - 1.0])
         levels = [level.to(device) for level in volume.levels]
-        windows = triton_kernels.lookup_windows(levels, coords.to(device), radius)
+        windows = triton_kernels.lookup_windows(levels, coords.to(device), radius, radius)
         yield (
             f"lookup_windows, radius {radius}",
-            relative_difference(windows, volume.lookup(coords)),
+            relative_difference(windows, volume.lookup(coords, radius)),
         )
 
     yield "write_windows", _formed_nearby(device, torch.float32)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from kernel_twins import judge, relative_difference
-from megasam_server.models import learning_kernels, pointwise
+from megasam_server.models import learning_kernels, pointwise, triton_upsampling
+from megasam_server.models.convex_upsampling import upsample_convex
 from megasam_server.models.correlation import CorrelationVolume
 
 
@@ -41,10 +43,22 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
     def join_of(module, a, b, bias, c):
         return module.join([(a, None), (b, bias), (c, None)], 8)
 
-    def lookup_of(module, *levels):
+    def lookup_of(radius):
+        def lookup(module, *levels):
+            """Twice: the second lookup's gradient goes through the first."""
+            volume = CorrelationVolume.of_levels(list(levels), radius)
+            read = volume.lookup
+            if module is learning_kernels:
+                read = partial(module.lookup_windows, volume.levels, radius=radius)
+            here = coords.to(levels[0].device)
+            return torch.cat([read(here, padding=4), read(2 - here)], 1)
+
+        return lookup
+
+    def upsampled(module, *given):
         if module is learning_kernels:
-            return module.lookup_windows(levels, coords.to(levels[0].device), 3)
-        return CorrelationVolume.of_levels(levels, 3).lookup(coords)
+            return triton_upsampling.upsample_convex(*given)
+        return upsample_convex(*given)
 
     cases = {
         "bias_relu": (lambda m, x, b: m.bias_relu(x, b), image(256), row(256)),
@@ -60,9 +74,17 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
             lambda m, hx, *given: m.reset_hidden(hx.clone(), *given[:-1], shared(given[-1])),
             *(image(320), image(256), row(edges, 384), image(), image(384)[:2]),
         ),
+        "reset_hidden, each pixel": (
+            lambda m, hx, *given: m.reset_hidden(hx.clone(), *given, None),
+            *(image(256), image(256), image(384), image()),
+        ),
         "blend_hidden": (
             lambda m, *given: m.blend_hidden(*given, None),
             *(image(256), row(edges, 384), image(), image()),
+        ),
+        "blend_hidden, each pixel": (
+            lambda m, *given: m.blend_hidden(*given, None),
+            *(image(256), image(384), image(), image()),
         ),
         "blend_hidden, shared": (
             lambda m, *given: m.blend_hidden(*given[:-1], shared(given[-1])),
@@ -81,7 +103,12 @@ def differences(device: str) -> Iterator[tuple[str, float]]:
         "instance_norm, relu": (lambda m, x: m.instance_norm(x, 1e-5, True), image(32)),
     }
     coords = torch.rand(edges, height, width, 2) * 22 - 3
-    cases["lookup_windows"] = (lookup_of, *CorrelationVolume(image(16), image(16)).levels)
+    levels = CorrelationVolume(image(16), image(16)).levels
+    cases["lookup_windows, radius 3"] = (lookup_of(3), *levels)
+    cases["lookup_windows, radius 4"] = (lookup_of(4), *levels)
+    for values in (1, 2, 3):
+        name = f"upsample_convex, {values} channels"
+        cases[name] = (upsampled, image(values)[:2, :, :5, :7], 2 * image(576)[:2, :, :5, :7])
     for name, (function, *tensors) in cases.items():
         results = []
         for module, place in ((pointwise, "cpu"), (learning_kernels, device)):

@@ -19,7 +19,7 @@ from megasam_server.models.gpu_kernels import kernels_for  # noqa: E402
     ("twins", "lines"),
     [
         ("kernel_twins.py", 20),
-        pytest.param("learning_twins.py", 15, marks=pytest.mark.slow),
+        pytest.param("learning_twins.py", 21, marks=pytest.mark.slow),
         pytest.param("../training/ray_twins.py", 6, marks=pytest.mark.slow),
     ],
 )
