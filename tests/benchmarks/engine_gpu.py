@@ -29,31 +29,35 @@ import cv2
 import numpy as np
 import psutil
 import torch
-from costly_doubles import CostlyNetworks, Truth, with_number
-from megasam_server.checkpoints.registry import find_checkpoint
-from megasam_server.checkpoints.selection import Selection
-from megasam_server.checkpoints.verify import CheckpointStatus
-from megasam_server.geometry.trajectory import compare
-from megasam_server.media.decode import solver_size
-from megasam_server.media.frame_store import FrameStore, write_frame_store
-from megasam_server.media.plate import PlateInfo
-from megasam_server.models.device_memory import free_on
-from megasam_server.pipeline import megasam_engine, preset_fit
-from megasam_server.pipeline.engines import EngineChoice
-from megasam_server.pipeline.footage import Footage, frame_store_long_side
-from megasam_server.pipeline.job import SolveJob
-from megasam_server.pipeline.out_of_memory import release_memory
-from megasam_server.pipeline.progress import SilentProgress
-from megasam_server.pipeline.stage_cache import StageCache
-from megasam_server.pipeline.stage_meter import StageMeter
-from megasam_server.raycast import sets
-from megasam_server.raycast.camera_paths import handheld, look_at
-from megasam_server.raycast.clip import RenderedClip, Take, render_clip
-from megasam_server.raycast.render import Camera, Film
-from megasam_server.raycast.scene import Person
-from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
-from megasam_shared.errors import MegasamError
-from megasam_shared.settings import SolveSettings
+from plate_by_opencv import stand_in_for_media
+
+stand_in_for_media()
+
+from costly_doubles import CostlyNetworks, Truth, with_number  # noqa: E402
+from megasam_server.checkpoints.registry import find_checkpoint  # noqa: E402
+from megasam_server.checkpoints.selection import Selection  # noqa: E402
+from megasam_server.checkpoints.verify import CheckpointStatus  # noqa: E402
+from megasam_server.geometry.trajectory import compare  # noqa: E402
+from megasam_server.media.decode import solver_size  # noqa: E402
+from megasam_server.media.frame_store import FrameStore, write_frame_store  # noqa: E402
+from megasam_server.media.plate import PlateInfo  # noqa: E402
+from megasam_server.models.device_memory import free_on  # noqa: E402
+from megasam_server.pipeline import megasam_engine, preset_fit  # noqa: E402
+from megasam_server.pipeline.engines import EngineChoice  # noqa: E402
+from megasam_server.pipeline.footage import Footage, frame_store_long_side  # noqa: E402
+from megasam_server.pipeline.job import SolveJob  # noqa: E402
+from megasam_server.pipeline.out_of_memory import release_memory  # noqa: E402
+from megasam_server.pipeline.progress import SilentProgress  # noqa: E402
+from megasam_server.pipeline.stage_cache import StageCache  # noqa: E402
+from megasam_server.pipeline.stage_meter import StageMeter  # noqa: E402
+from megasam_server.raycast import sets  # noqa: E402
+from megasam_server.raycast.camera_paths import handheld, look_at  # noqa: E402
+from megasam_server.raycast.clip import RenderedClip, Take, render_clip  # noqa: E402
+from megasam_server.raycast.render import Camera, Film  # noqa: E402
+from megasam_server.raycast.scene import Person  # noqa: E402
+from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize  # noqa: E402
+from megasam_shared.errors import MegasamError  # noqa: E402
+from megasam_shared.settings import SolveSettings  # noqa: E402
 
 GIB = 2**30
 FPS = 24.0

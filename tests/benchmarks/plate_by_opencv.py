@@ -1,7 +1,8 @@
 """Jobs in this process where the libraries for media files are missing (PyAV, OpenImageIO, USD ...).
 
 The plate is a folder of pictures, which OpenCV decodes straight to the frame store; no results are
-written. All else is the product's own :func:`megasam_server.pipeline.run.run_job`.
+written. OpenCV also tells which matches of features fit one motion of the camera, where pycolmap is missing.
+All else is the product's own :func:`megasam_server.pipeline.run.run_job`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import cv2
+import numpy as np
 
 FIRST_FRAME = 1001
 FPS = 24.0
@@ -33,7 +35,28 @@ def stand_in_for_media() -> list[str]:
     missing = [name for name in _MEDIA if not _is_installed(name)]
     for name in missing:
         sys.modules[name] = MagicMock()  # enough to be imported
+    if "pycolmap" in missing:
+        sys.modules["pycolmap"].RANSACOptions = SimpleNamespace
+        sys.modules["pycolmap"].estimate_fundamental_matrix = _fundamental_matrix
     return missing
+
+
+def _fundamental_matrix(
+    first: np.ndarray, second: np.ndarray, options: SimpleNamespace
+) -> dict[str, Any] | None:
+    """pycolmap's answer of this name, as far as it is used."""
+    matrix, inliers = cv2.findFundamentalMat(
+        first,
+        second,
+        cv2.USAC_DEFAULT,
+        options.max_error,
+        options.confidence,
+        options.max_num_trials,
+    )
+    if matrix is None:
+        return None
+    inliers = inliers.ravel() > 0
+    return {"num_inliers": int(inliers.sum()), "inlier_mask": inliers}
 
 
 def read_with_opencv(deliver: Callable[[Any], None] | None = None) -> None:

@@ -246,7 +246,7 @@ BUILT_IN: tuple[Checkpoint, ...] = (
             "raft/raft_fp16.0.safetensors",
             _MODEL_CARD.format("raft"),
             size=10_539_904,
-            sha256="d30c837f4368ba9851c258cea4f9bb5eb96b90d4e33f65da184e3bbcb37c2f10",
+            sha256="9d1c08b3f2d4183b7a04d82b19385a534167b637558d29d62807b4e9ea5dd351",
         ),
     ),
 )

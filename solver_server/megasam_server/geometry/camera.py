@@ -92,6 +92,12 @@ class CameraPath:
         """The same path with intrinsics for another picture size."""
         return CameraPath(self.world_from_cam, self.intrinsics.at_resolution(width, height))
 
+    def scaled(self, factor: float) -> CameraPath:
+        """The same path in a unit of length of 1 / factor."""
+        world_from_cam = self.world_from_cam.copy()
+        world_from_cam[:, :3, 3] *= factor
+        return CameraPath(world_from_cam, self.intrinsics)
+
     def project(self, points: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project ``points`` [M,3] (world) into ``frames`` [M] (indices).
 

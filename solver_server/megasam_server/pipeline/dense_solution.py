@@ -1,8 +1,8 @@
-"""From the dense tracker's result to cameras of the plate, judged by the flow."""
+"""From the dense tracker's result to cameras of the plate, and how well they fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,13 +14,17 @@ from megasam_server.flow.flow_store import FlowStore
 from megasam_server.flow.reprojection import DenseTrack, reprojection, static_points
 from megasam_server.geometry import se3
 from megasam_server.geometry.camera import CameraPath, Intrinsics
+from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.plate import PlateInfo
 from megasam_server.metric_depth.alignment import ClipAlignment
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
+from megasam_server.tracking.every_frame import weak_frames_notice
+from megasam_server.tracking.lens_distortion import distortion_notice
+from megasam_server.tracking.path_refinement import RefinedPath
 from megasam_server.tracking.solution import TrackingSolution
-from megasam_server.tracking.to_plate import MEDIAN_DEPTH
+from megasam_server.tracking.to_plate import MEDIAN_DEPTH, to_plate
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,87 @@ class DenseSolution:
     )
 
 
+@dataclass(frozen=True)
+class DensePath:
+    """The camera path that the dense tracker found, before anything has judged it.
+
+    Attributes:
+        cameras: in plate pixels and the tracker's unit of length.
+        tripod: the camera only turns.
+    """
+
+    cameras: CameraPath
+    tripod: bool
+
+    @classmethod
+    def of(cls, result: TrackingResult, plate: PlateInfo, width: int) -> DensePath:
+        """``width``: of the pictures that were tracked, pixels."""
+        world_from_cam = se3.matrix(se3.inverse(result.cam_from_world.double())).numpy()
+        tripod = result.parallax is None or result.parallax < 8 * TrackerOptions().min_parallax
+        if tripod:
+            world_from_cam[:, :3, 3] = 0.0
+        focal = np.full(len(world_from_cam), float(result.intrinsics[0]) * plate.width / width)
+        lens = Intrinsics.centred(plate.width, plate.height, focal)
+        return cls(CameraPath(world_from_cam, lens), tripod)
+
+
+def tracked_solution(
+    refined: RefinedPath, frames: FrameStore, plate: PlateInfo, focal_given: bool
+) -> TrackingSolution:
+    """The path as the tracks have refined it, and how well they fit; ``frames`` are those that the
+    tracks are in."""
+    model = refined.model
+    warnings = []
+    if refined.weak.any():
+        warnings.append(weak_frames_notice(refined.weak, plate.frame_numbers))
+    if model.options.distortion:
+        warnings.append(distortion_notice(model))
+    solution = to_plate(model, frames, plate, focal_given, None, refined.weak, warnings)
+    return replace(
+        solution, explained_share=refined.explained_share, per_frame_explained=refined.explained
+    )
+
+
+def refined_solution(
+    tracking: TrackingSolution, result: TrackingResult, alignment: ClipAlignment | None
+) -> DenseSolution:
+    """What the tracks have made of the path of ``result``, in the units of the dense tracker.
+
+    Args:
+        tracking: in any unit of length.
+        alignment: of the depth prior that was tracked with; None without one.
+    """
+    unit, metric = _unit(result, alignment)
+    in_tracker_units = tracking.scaled(_tracker_units(tracking, result))
+    return DenseSolution(
+        in_tracker_units.scaled(unit),
+        in_tracker_units.cameras,
+        result.disparities,
+        result.static_probability,
+        unit,
+        metric,
+        tracking.model == "tripod" and alignment is None,
+    )
+
+
+def _tracker_units(solution: TrackingSolution, result: TrackingResult) -> float:
+    """Length of the solution's unit in that of the tracker: what makes the depths of the points
+    those of the cells that they are seen in."""
+    points = solution.points
+    if not len(points.seen_point):
+        return 1.0
+    pixel, depth = solution.cameras.project(points.xyz[points.seen_point], points.seen_frame)
+    rows, columns = result.disparities.shape[1:]
+    lens = solution.cameras.intrinsics
+    x = np.clip((pixel[:, 0] + 0.5) * columns / lens.width, 0, columns - 1).astype(int)
+    y = np.clip((pixel[:, 1] + 0.5) * rows / lens.height, 0, rows - 1).astype(int)
+    disparity = result.disparities.numpy()[points.seen_frame, y, x]
+    known = (disparity > 0) & (depth > 0)
+    return float(1 / np.median(disparity[known] * depth[known])) if known.any() else 1.0
+
+
 def dense_solution(
+    path: DensePath,
     result: TrackingResult,
     frames: ClipFrames,
     flows: FlowStore,
@@ -61,27 +145,18 @@ def dense_solution(
     focal_given: bool,
     device: torch.device,
 ) -> DenseSolution:
-    """Cameras, static points and their errors.
+    """Cameras, static points and their errors, judged by the flow.
 
     Args:
+        path: of ``result``.
         frames: as they were tracked. flows: of the same frames, any size.
         alignment: of the depth prior that was tracked with; None without one.
         focal_given: it was known and held.
         device: where flow and track are compared.
     """
     count = len(frames)
-    world_from_cam = se3.matrix(se3.inverse(result.cam_from_world.double())).numpy()
-    tripod = result.parallax is None or result.parallax < 8 * TrackerOptions().min_parallax
-    if tripod:
-        world_from_cam[:, :3, 3] = 0.0
-    focal = float(result.intrinsics[0]) * plate.width / frames.size[0]
-    lens = Intrinsics.centred(plate.width, plate.height, np.full(count, focal))
     unit, metric = _unit(result, alignment)
-    tracked = CameraPath(world_from_cam, lens)
-    scaled = world_from_cam.copy()
-    scaled[:, :3, 3] *= unit
-    cameras = CameraPath(scaled, lens)
-
+    cameras = path.cameras.scaled(unit)
     height, width = result.disparities.shape[1:]
     static = result.static_probability.numpy()
     track = DenseTrack(
@@ -92,13 +167,13 @@ def dense_solution(
         key: cv2.resize(frames.rgb(key), (width, height), interpolation=cv2.INTER_AREA)
         for key in result.keyframes
     }
-    keyframes = [] if tripod else result.keyframes
+    keyframes = [] if path.tripod else result.keyframes
     points = static_points(track, flows, keyframes, colours, (plate.width, plate.height))
     lengths = np.bincount(points.seen_point) if len(points.seen_point) else np.zeros(1)
     tracking = TrackingSolution(
         cameras=cameras,
         points=points,
-        model="tripod" if tripod else "perspective",
+        model="tripod" if path.tripod else "perspective",
         focal_given=focal_given,
         focal_profile=None,
         rms_px=fit.rms_px,
@@ -113,12 +188,12 @@ def dense_solution(
     )
     return DenseSolution(
         tracking,
-        tracked,
+        path.cameras,
         result.disparities,
         result.static_probability,
         unit,
         metric,
-        tripod and alignment is None,
+        path.tripod and alignment is None,
     )
 
 

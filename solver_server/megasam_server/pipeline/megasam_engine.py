@@ -2,11 +2,15 @@
 
 A stage whose inputs and settings have not changed comes from the stage cache. Networks are borrowed
 for their stage only, and a stage for which the GPU is too small runs with less at a time.
+
+Beside the GPU the processor follows corners through the clip, and then, while the flow is computed,
+refines on them the path that the tracking stage found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +31,14 @@ from megasam_server.metric_depth.stage import (
 )
 from megasam_server.models.device_memory import free_on
 from megasam_server.mono_depth.stage import estimate_disparity, open_disparity
-from megasam_server.pipeline.dense_solution import DenseSolution, dense_solution
+from megasam_server.pipeline.beside import beside
+from megasam_server.pipeline.dense_solution import (
+    DensePath,
+    DenseSolution,
+    dense_solution,
+    refined_solution,
+    tracked_solution,
+)
 from megasam_server.pipeline.engines import EngineChoice
 from megasam_server.pipeline.fallback import USUAL_FOCAL_PER_WIDTH
 from megasam_server.pipeline.footage import Footage
@@ -45,6 +56,8 @@ from megasam_server.pipeline.quality import judge
 from megasam_server.pipeline.solved_shot import SolvedShot
 from megasam_server.pipeline.stage_cache import KEPT, StageCache, key_of
 from megasam_server.pipeline.stage_meter import StageMeter
+from megasam_server.tracking.bundle import BundleOptions
+from megasam_server.tracking.clip_tracks import find_tracks
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames, tracker_intrinsics
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
 from megasam_server.tracking.dense_slam.joined_windows import track_clip
@@ -52,6 +65,10 @@ from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.read_ahead import ReadAhead
 from megasam_server.tracking.dense_slam.result_file import read_result, write_result
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
+from megasam_server.tracking.path_refinement import moving_sightings, refine_path
+from megasam_server.tracking.solution import TrackingSolution
+from megasam_server.tracking.solution_file import read_solution, write_solution
+from megasam_server.tracking.tracks import Tracks
 from megasam_server.video_depth.clip_depth import (
     DepthFile,
     TrackedClip,
@@ -118,33 +135,37 @@ class _Solve:
     def shot(self, choice: EngineChoice) -> SolvedShot:
         if self.networks.device.type == "cpu":
             self.notices.append(_NO_GPU)
-        with self.meter.stage("mono_depth"):
-            disparities = self._mono_depth()
-        with self.meter.stage("metric_depth"):
-            scale = self._depth_scale(disparities)
-        frames = ClipFrames(
-            self.footage.frames, self.footage.user_masks, self.size, disparities, scale.alignment
-        )
-        with self.meter.stage("tracking"):
-            frames = frames.reduced_to(self.job.work_dir / "tracker_frames.rgb")
-            result = self._track(frames, scale)
-        with self.meter.stage("flow"):
-            masks = write_motion_masks(
-                result.static_probability, self.size, self.job.work_dir / "network_motion_masks.u8"
-            )
-            flows = self._flow(frames, masks)
-            solution = dense_solution(
-                result,
-                frames,
-                flows,
+        with beside(self._find_tracks) as tracks:
+            with self.meter.stage("mono_depth"):
+                disparities = self._mono_depth()
+            with self.meter.stage("metric_depth"):
+                scale = self._depth_scale(disparities)
+            frames = ClipFrames(
+                self.footage.frames,
+                self.footage.user_masks,
+                self.size,
+                disparities,
                 scale.alignment,
-                self.footage.plate,
-                self._focal_is_given,
-                self.networks.device,
             )
+            with self.meter.stage("tracking"):
+                frames = frames.reduced_to(self.job.work_dir / "tracker_frames.rgb")
+                result = self._track(frames, scale)
+            with self.meter.stage("flow"):
+                masks = write_motion_masks(
+                    result.static_probability,
+                    self.size,
+                    self.job.work_dir / "network_motion_masks.u8",
+                )
+                path = DensePath.of(result, self.footage.plate, self.size[0])
+                with beside(lambda go_on: self._refined(path, result, tracks, go_on)) as refining:
+                    flows = self._flow(frames, masks)
+                    if not wait([refining], timeout=0.5).done:
+                        self.progress.update("flow", 1, 1, "adjusting the camera to the tracks")
+                    refined = refining.result()
+                solution = self._solution(path, refined, result, frames, flows, scale)
         with self.meter.stage("video_depth"):
             depth = self._video_depth(frames, solution, flows)
-        return self._delivered(choice, scale, result, solution, masks, depth)
+        return self._delivered(choice, scale, result, solution, bool(refined), masks, depth)
 
     @property
     def _focal_is_given(self) -> bool:
@@ -268,6 +289,68 @@ class _Solve:
         self.cache.keep("tracking", key, [path])
         return result
 
+    def _find_tracks(self, go_on: Callable[[], None]) -> Tracks:
+        tracks, _ = find_tracks(self.footage.frames, self.footage.user_masks, lambda *_: go_on())
+        return tracks
+
+    def _refined(
+        self,
+        path: DensePath,
+        result: TrackingResult,
+        tracks: Future[Tracks],
+        go_on: Callable[[], None],
+    ) -> TrackingSolution | None:
+        """The path as the tracks refine it; None where they cannot."""
+        given = self._focal_is_given
+        file = self.job.work_dir / "refined_track.npz"
+        key = self._key("refined", tracking=self.keys["tracking"], focal_given=given)
+        if self.cache.reuse("refined", key, file.parent):
+            return read_solution(file)
+        while not tracks.done():
+            go_on()
+            wait([tracks], timeout=0.1)
+        found, store = tracks.result(), self.footage.frames
+        # Where the motion does not show the focal length, the tracks would only make up another.
+        shows_lens = given or result.focal_refined
+        refined = refine_path(
+            path.cameras.at_resolution(store.width, store.height),
+            found,
+            moving_sightings(found, result.static_probability.numpy(), store.width, store.height),
+            BundleOptions(
+                focal="shared" if shows_lens and not given else "fixed", translate=not path.tripod
+            ),
+            shows_lens,
+            lambda _: go_on(),
+        )
+        if refined is None:
+            return None
+        solution = tracked_solution(refined, store, self.footage.plate, given)
+        write_solution(file, solution)
+        self.cache.keep("refined", key, [file])
+        return solution
+
+    def _solution(
+        self,
+        path: DensePath,
+        refined: TrackingSolution | None,
+        result: TrackingResult,
+        frames: ClipFrames,
+        flows: FlowStore,
+        scale: DepthScale,
+    ) -> DenseSolution:
+        if refined:
+            return refined_solution(refined, result, scale.alignment)
+        return dense_solution(
+            path,
+            result,
+            frames,
+            flows,
+            scale.alignment,
+            self.footage.plate,
+            self._focal_is_given,
+            self.networks.device,
+        )
+
     def _flow(self, frames: ClipFrames, masks: np.ndarray) -> FlowStore:
         settings = self.job.settings
         folder = self.job.work_dir / "network_flow"
@@ -361,6 +444,7 @@ class _Solve:
         scale: DepthScale,
         result: TrackingResult,
         solution: DenseSolution,
+        refined: bool,
         masks: np.ndarray,
         depth: DepthFile,
     ) -> SolvedShot:
@@ -385,6 +469,7 @@ class _Solve:
         reduced = f"{self.reductions.status}: solved with the megasam engine"
         begins = reduced if self.reductions.status else choice.status
         focal = "known" if self._focal_is_given else "estimated"
+        how = ", refined on tracks of points" if refined else ""
         return SolvedShot(
             plate=self.footage.plate,
             cameras=solution.tracking.cameras,
@@ -394,7 +479,7 @@ class _Solve:
             motion_masks=masks,
             quality=replace(quality, warnings=told),
             source=choice.source,
-            solving_method=f"megasam: {solution.tracking.model} camera, {focal} focal length{with_what}",
+            solving_method=f"megasam: {solution.tracking.model} camera, {focal} focal length{with_what}{how}",
             status=f"{begins}{with_what}: {solution.tracking.in_words}. Verdict: {quality.verdict}.",
         )
 

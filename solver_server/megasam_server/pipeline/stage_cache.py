@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 # The stages whose outputs are kept: a solve that is stopped after one of them loses nothing.
 KEPT_STAGES = frozenset(
-    {"plate", "masks", "mono_depth", "metric_depth", "tracking", "network_flow"}
+    {"plate", "masks", "mono_depth", "metric_depth", "tracking", "refined", "network_flow"}
 )
 
 KEPT = "kept from an earlier solve"

@@ -13,7 +13,7 @@ from megasam_server.tracking.reconstruction import Reconstruction
 from megasam_server.tracking.tracks import Tracks
 
 # Beyond this many frames the dense reduced system of all cameras costs too much: keyframes stay as they are then.
-_MAX_JOINT_FRAMES = 200
+MOST_JOINT_FRAMES = 200
 _MIN_TRACKS = 12
 # Frames placed at a time: memory follows this number and not the length of the clip.
 _BATCH = 40
@@ -40,15 +40,19 @@ def pose_every_frame(
     full.scene = _interpolated(model.scene, known, anchors, num_frames, full.scene.points)
     full.registered[anchors] = True
     full.extend_points()
-    full.registered[:] = True
-    between = np.flatnonzero(~np.isin(np.arange(num_frames), anchors))
-    for start in range(0, len(between), _BATCH):
-        _place(full, between[start : start + _BATCH])
-    full.filter()
-    full.extend_points()
-    if num_frames <= _MAX_JOINT_FRAMES:
+    place_frames(full, np.setdiff1d(np.arange(num_frames), anchors))
+    if num_frames <= MOST_JOINT_FRAMES:
         refine(full)
     return full
+
+
+def place_frames(model: Reconstruction, between: np.ndarray) -> None:
+    """Make all frames part of the model; those ``between`` are first moved onto the points they see."""
+    model.registered[:] = True
+    for start in range(0, len(between), _BATCH):
+        _place(model, between[start : start + _BATCH])
+    model.filter()
+    model.extend_points()
 
 
 def _place(model: Reconstruction, frames: np.ndarray) -> None:
@@ -68,7 +72,7 @@ def _place(model: Reconstruction, frames: np.ndarray) -> None:
         )
 
 
-def refine(model: Reconstruction) -> None:
+def refine(model: Reconstruction, tolerance: float = 1e-5) -> None:
     """Final adjustment, with loss and outlier bound fitted to the noise of this clip."""
     for _ in range(2):
         noise = float(np.median(model.residual_px()))
@@ -76,7 +80,7 @@ def refine(model: Reconstruction) -> None:
         model.filter()
         model.extend_points()
         model.options = replace(model.options, loss_px=float(np.clip(2 * noise, 0.3, 1.0)))
-        model.adjust(iterations=12)
+        model.adjust(iterations=12, tolerance=tolerance)
     model.filter()
 
 
@@ -100,14 +104,23 @@ def weak_frames_notice(weak: np.ndarray, frame_numbers: list[int]) -> Notice:
 def _interpolated(
     scene: Scene, known: np.ndarray, anchors: np.ndarray, num_frames: int, points: np.ndarray
 ) -> Scene:
-    """Cameras at all frames from those at ``anchors``: slerp, straight lines, constant beyond the ends."""
-    frames = np.clip(np.arange(num_frames), anchors[0], anchors[-1])
+    """Cameras at all frames from those at ``anchors``."""
     rotation = scene.rotation[known]
     centre = -np.einsum("nji,nj->ni", rotation, scene.translation[known])
+    turned, moved = between_anchors(anchors, rotation, centre, num_frames)
+    focal = np.exp(np.interp(np.arange(num_frames), anchors, np.log(scene.focal[known])))
+    return Scene(turned, -np.einsum("nij,nj->ni", turned, moved), focal, points, scene.k1)
+
+
+def between_anchors(
+    anchors: np.ndarray, rotation: np.ndarray, place: np.ndarray, num_frames: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations [A,3,3] and places [A,3] known at frames ``anchors``, ascending, at all N frames: slerp,
+    straight lines, constant beyond the ends."""
+    frames = np.clip(np.arange(num_frames), anchors[0], anchors[-1])
     if len(anchors) == 1:
         turned = np.repeat(rotation, num_frames, axis=0)
     else:
         turned = Slerp(anchors, Rotation.from_matrix(rotation))(frames).as_matrix()
-    moved = np.stack([np.interp(frames, anchors, centre[:, axis]) for axis in range(3)], axis=1)
-    focal = np.exp(np.interp(frames, anchors, np.log(scene.focal[known])))
-    return Scene(turned, -np.einsum("nij,nj->ni", turned, moved), focal, points, scene.k1)
+    moved = np.stack([np.interp(frames, anchors, place[:, axis]) for axis in range(3)], axis=1)
+    return turned, moved

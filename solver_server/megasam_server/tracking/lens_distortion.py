@@ -11,6 +11,7 @@ from megasam_server.tracking.reconstruction import Reconstruction
 
 _GAIN = 0.995
 _LEAST_PX = 0.5
+_ENOUGH_TO_TELL = 1e-4
 
 
 def straightened(model: Reconstruction) -> Reconstruction:
@@ -20,13 +21,15 @@ def straightened(model: Reconstruction) -> Reconstruction:
     """
     bent = Reconstruction.copy_of(model)
     bent.options = replace(model.options, distortion=True)
-    bent.settle()
+    bent.settle(rounds=1, tolerance=_ENOUGH_TO_TELL)
     if abs(corner_shift_px(bent)) <= _LEAST_PX:
         return model
     straight_cost, bent_cost = model.truncated_costs(), bent.truncated_costs()
     explained = np.minimum(straight_cost, bent_cost) < model.outlier_px**2
-    better = bent_cost[explained].sum() < _GAIN * straight_cost[explained].sum()
-    return bent if better else model
+    if bent_cost[explained].sum() >= _GAIN * straight_cost[explained].sum():
+        return model
+    bent.settle(rounds=2)
+    return bent
 
 
 def corner_shift_px(model: Reconstruction) -> float:

@@ -245,10 +245,10 @@ class Reconstruction:
             self.filter()
         self.settle()
 
-    def settle(self, rounds: int = 3) -> None:
-        """Adjust, filter and complete until nothing much changes."""
+    def settle(self, rounds: int = 3, **changes: object) -> None:
+        """Adjust, filter and complete until nothing much changes; ``changes`` as for :meth:`adjust`."""
         for _ in range(rounds):
-            self.adjust()
+            self.adjust(**changes)
             self.filter()
             self.extend_points()
 

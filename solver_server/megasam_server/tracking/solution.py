@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -47,6 +47,11 @@ class TrackingSolution:
     median_track_length: float
     interpolated: np.ndarray
     warnings: list[Notice]
+
+    def scaled(self, factor: float) -> TrackingSolution:
+        """The same cameras and points in a unit of length of 1 / factor."""
+        points = replace(self.points, xyz=self.points.xyz * factor)
+        return replace(self, cameras=self.cameras.scaled(factor), points=points)
 
     @property
     def in_words(self) -> str:

@@ -64,9 +64,11 @@ def test_path_lens_depth_and_masks_of_a_walk_are_found_in_metres(walk, tmp_path,
     watching = Watching()
     solved = solve(walk, networks, tmp_path / "a", monkeypatch, progress=watching)
     print(solved.errors)
-    assert solved.errors.rotation_max_deg < 0.05
+    # Corners of a plate 208 pixels wide, in ten frames: the doubles know better than they.
+    assert solved.errors.rotation_max_deg < 0.1
     assert solved.errors.ate_percent < 0.3
     assert solved.errors.focal_percent < 1
+    assert "refined on tracks of points" in solved.result["extrinsics"]["solving_method"]
     assert solved.errors.mask_iou > 0.6
     assert solved.errors.depth_percent < 3
     assert networks.borrowed == ALL_STAGES
@@ -80,7 +82,7 @@ def test_path_lens_depth_and_masks_of_a_walk_are_found_in_metres(walk, tmp_path,
     assert extrinsics["scale_is_metric"]
     assert solved.result["status"].startswith("Solved with the megasam engine: camera path")
     assert solved.quality["verdict"] == "good", solved.quality["reasons"]
-    assert solved.quality["num_points"] > 1000
+    assert solved.quality["num_points"] > 200
     assert solved.quality["coverage"] > 0.9
     # Metres, as wrong as the metric depth is.
     true = walk.clip.cameras.world_from_cam[:, :3, 3]
@@ -240,7 +242,7 @@ def test_out_of_memory_walks_down_the_ladder_and_says_so(
     solved = solve(walk, networks, tmp_path / "a", monkeypatch, run_cvd=False)
     assert solved.result["status"].startswith(status)
     assert "reduced_for_memory" in [warning["code"] for warning in solved.result["warnings"]]
-    assert solved.errors.rotation_max_deg < 0.05
+    assert solved.errors.rotation_max_deg < 0.1
     assert solved.quality["usable"]
     skipped = "skipped" in status
     assert solved.quality["scale_is_metric"] == (not skipped)

@@ -289,3 +289,35 @@ def test_residuals_of_points_behind_or_beside_the_camera_are_huge_not_nan():
     )
     seen = Observations(np.zeros(2, int), np.arange(2), np.zeros((2, 2)))
     assert (scene.residuals(seen) >= 1e3).all()
+
+
+@pytest.mark.parametrize("translate", [True, False])
+def test_points_taken_together_are_eliminated_as_all_at_once(translate, monkeypatch):
+    """Beside the textbook's Schur complement with every matrix written out."""
+    monkeypatch.setattr("megasam_server.tracking.point_elimination._POINTS_TOGETHER", 7)
+    shot = orbit(num=6, points=40).with_noise(0.5)
+    equations = _NormalEquations(shot.scene, shot.seen, BundleOptions(translate=translate))
+    equations.linearise(shot.scene)
+    dof, size, seen = equations.point_dof, equations.size, shot.seen
+    coupling = np.zeros((size + 1, 40 * dof))
+    for m in range(len(seen.camera)):
+        columns = slice(dof * seen.point[m], dof * seen.point[m] + dof)
+        block = equations.on_camera[m].T @ equations.on_point[m]
+        np.add.at(coupling, (equations.columns[seen.camera[m]], columns), block)
+    own = np.zeros((40 * dof, 40 * dof))
+    for p in range(40):
+        here = slice(dof * p, dof * p + dof)
+        own[here, here] = equations.point_hessian[p] + 1e-9 * np.eye(dof)
+    share = coupling[:-1] @ np.linalg.inv(own)
+    expected = equations.hessian - share @ coupling[:-1].T
+    right = equations.gradient - share @ equations.point_gradient.ravel()
+
+    whitener = np.linalg.inv(np.linalg.cholesky(equations.point_hessian + 1e-9 * np.eye(dof)))
+    on_point = equations.on_point @ np.swapaxes(whitener, 1, 2)[seen.point]
+    whitened = np.swapaxes(equations.on_camera, 1, 2) @ on_point
+    system, found = equations.hessian.copy(), equations.gradient.copy()
+    gradient = np.einsum("pij,pj->pi", whitener, equations.point_gradient)
+    equations.elimination.eliminate(system, found, whitened, gradient)
+    scale = np.abs(equations.hessian).max()
+    np.testing.assert_allclose(system / scale, expected / scale, atol=1e-9)
+    np.testing.assert_allclose(found, right, atol=1e-6 * np.abs(equations.gradient).max())
