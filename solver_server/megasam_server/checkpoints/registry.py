@@ -246,7 +246,7 @@ BUILT_IN: tuple[Checkpoint, ...] = (
             "raft/raft_fp16.0.safetensors",
             _MODEL_CARD.format("raft"),
             size=10_539_904,
-            sha256="9d1c08b3f2d4183b7a04d82b19385a534167b637558d29d62807b4e9ea5dd351",
+            sha256="61c9aadd321c3219eaa5c07d70d88209ad3f488ef9986aa77ab34993c99a2807",
         ),
     ),
 )
