@@ -12,6 +12,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from megasam_server.media.in_order import map_in_order
+
 RADIUS = 7
 _SIDE = 2 * RADIUS + 1
 _DY, _DX = (
@@ -19,6 +21,7 @@ _DY, _DX = (
 )
 _WINDOW = np.exp(-(_DX**2 + _DY**2) / (2 * (0.6 * RADIUS) ** 2)).astype(np.float32)
 _ITERATIONS = 6
+_AT_A_TIME = 256
 # Weak texture does not show six parameters: the affine part is held to its value of the frame before, with this
 # stiffness in units of the normalised patch.
 _AFFINE_STIFFNESS = 4.0
@@ -64,8 +67,18 @@ def align(
     Returns:
         xy [K,2], affine [K,2,2], and the correlation of template and patch there, float32 [K] in -1..1.
     """
-    if not len(xy):
+    parts = [slice(start, start + _AT_A_TIME) for start in range(0, len(xy), _AT_A_TIME)]
+    if not parts:
         return xy, affine, np.empty(0, np.float32)
+    aligned = map_in_order(
+        lambda part: _align(gray, templates[part], xy[part], affine[part]), parts
+    )
+    return tuple(np.concatenate(arrays) for arrays in zip(*aligned, strict=True))
+
+
+def _align(
+    gray: np.ndarray, templates: np.ndarray, xy: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     square = templates.reshape(-1, _SIDE, _SIDE)
     slope_y, slope_x = np.gradient(square, axis=(1, 2))
     slope_x, slope_y = slope_x.reshape(len(xy), -1), slope_y.reshape(len(xy), -1)

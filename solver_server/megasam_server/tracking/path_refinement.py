@@ -25,7 +25,7 @@ from megasam_server.tracking.lens_distortion import straightened
 from megasam_server.tracking.reconstruction import Reconstruction
 from megasam_server.tracking.tracks import Tracks, longest_spread
 
-_TRACKS_PER_FRAME = 250
+_TRACKS_PER_FRAME = 150
 # How far a dense path may be from the tracks, pixels, and how the bound tightens as it follows them.
 _OUTLIER_PX = (12.0, 6.0, 3.0)
 _MOST_WEAK = 0.5

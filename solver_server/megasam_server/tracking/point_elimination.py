@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megasam_server.media.in_order import map_in_order
+
 _POINTS_TOGETHER = 192
 
 
@@ -86,7 +88,12 @@ class PointElimination:
             whitened: what each sighting adds to W of its point, float64 [M,c,dof].
             gradient: of the points, L^-1 g, float64 [P,dof].
         """
-        for group in self._groups:
-            part = group.dense(whitened)  # [r, q * dof]
-            system[np.ix_(group.columns, group.columns)] -= part @ part.T
-            right[group.columns] -= part @ gradient[group.points].ravel()
+
+        def part(group: _Group) -> tuple[np.ndarray, np.ndarray]:
+            dense = group.dense(whitened)  # [r, q * dof]
+            return dense @ dense.T, dense @ gradient[group.points].ravel()
+
+        shares = map_in_order(part, self._groups)
+        for group, (squared, projected) in zip(self._groups, shares, strict=True):
+            system[np.ix_(group.columns, group.columns)] -= squared
+            right[group.columns] -= projected
