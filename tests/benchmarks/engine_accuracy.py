@@ -2,7 +2,7 @@
 
     python tests/benchmarks/engine_accuracy.py DIR... [--clips NAME...] [--focal unknown known]
         [--preset balanced] [--set SETTING=VALUE ...] [--weights DIR] [--random-weights]
-        [--checkpoints DIR] [--json FILE]
+        [--checkpoints DIR] [--keep DIR] [--json FILE]
 
 DIR is a clip folder or a folder of clips (see truth.py). Each clip is solved twice in this process,
 as a worker solves it: with unknown focal length, and with the true one. No masks are given. Needs
@@ -10,7 +10,8 @@ neither server nor media libraries: frames are read by OpenCV, and results are s
 
 Official checkpoints are not used, unless ``--checkpoints`` names a folder of them. ``--weights``:
 a folder in place of the package's ``weights/``; ``--random-weights``: of no meaning, to try the
-script. ``--set`` takes JSON, e.g. ``--set tracking_resolution=160``.
+script. ``--set`` takes JSON, e.g. ``--set tracking_resolution=160``. ``--keep``: a folder for the paths of
+the dense tracker, one file for each solve, which refinement_accuracy.py reads.
 
 Columns as in accuracy.py, and ``masks``: intersection over union of what was found moving and the
 clip's exact masks. Rows appear, and are added to ``--json``, as they are solved; a solve that fails
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -50,13 +52,17 @@ from solutions import Solution  # noqa: E402
 from truth import TrueClip, find_clips  # noqa: E402
 
 
-def solve(clip: TrueClip, solver: str, settings: SolveSettings) -> tuple[Row, str]:
+def solve(
+    clip: TrueClip, focal: str, settings: SolveSettings, keep: Path | None
+) -> tuple[Row, str]:
     """One row, and the status that the artist would read."""
+    solver = f"{focal} focal"
     rows: list[Row] = []
     started = time.monotonic()
 
     def score(shot: SolvedShot) -> None:
-        solution = solution_of(shot, time.monotonic() - started)
+        said, seconds = shot.quality, time.monotonic() - started
+        solution = Solution.of_cameras(shot.cameras, said.verdict, seconds, said.reasons)
         rows.append(row_of(clip, solver, solution, motion_masks=shot.motion_masks))
 
     read_with_opencv(score)
@@ -70,23 +76,18 @@ def solve(clip: TrueClip, solver: str, settings: SolveSettings) -> tuple[Row, st
         except Exception as error:  # the next clip is still worth solving
             traceback.print_exc()
             status = f"{type(error).__name__}: {error}"
+        if keep and (track := work / "dense_track.npz").is_file():
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(track, dense_track_file(keep, clip, focal))
     if rows:
         return rows[0], status
     nothing = Solution({}, {}, "failed", time.monotonic() - started, [])
     return row_of(clip, solver, nothing), status
 
 
-def solution_of(shot: SolvedShot, seconds: float) -> Solution:
-    """As :func:`solutions.read_solution` reads it from the files."""
-    cameras, lens = shot.cameras, shot.cameras.intrinsics
-    centres = lens.corner_principal_points()
-    lenses = {
-        i: (float(lens.fx[i]), float(lens.fy[i]), *map(float, centres[i]), 0.0)
-        for i in range(len(lens))
-    }
-    quality = shot.quality
-    poses = dict(enumerate(cameras.world_from_cam))
-    return Solution(poses, lenses, quality.verdict, seconds, quality.reasons)
+def dense_track_file(folder: Path, clip: TrueClip, focal: str) -> Path:
+    """Where ``--keep`` puts the path of a solve."""
+    return folder / f"{clip.name}_{focal}.npz"
 
 
 def settings_of(options: argparse.Namespace, clip: TrueClip, focal: str) -> SolveSettings:
@@ -122,6 +123,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_intermixed_args()
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -134,7 +136,7 @@ def main() -> int:
             if options.clips and clip.name not in options.clips:
                 continue
             for focal in options.focal or ("unknown", "known"):
-                row, status = solve(clip, f"{focal} focal", settings_of(options, clip, focal))
+                row, status = solve(clip, focal, settings_of(options, clip, focal), options.keep)
                 rows.append(row)
                 print_row(row)
                 print("    " + " | ".join([status, *row.reasons]), flush=True)

@@ -73,7 +73,7 @@ def read_with_opencv(deliver: Callable[[Any], None] | None = None) -> None:
             deliver(shot)
         return {}
 
-    run.plate_of, run.read_footage, run.write_results = _plate, _footage, not_written
+    run.plate_of, run.read_footage, run.write_results = read_plate, read_footage, not_written
 
 
 def _is_installed(module: str) -> bool:
@@ -83,7 +83,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _plate(job):
+def read_plate(job):
     """What the engine is told of the plate."""
     from megasam_server.media.plate import PlateInfo
 
@@ -95,7 +95,7 @@ def _plate(job):
     return SimpleNamespace(info=info)
 
 
-def _footage(plate, job, _cache, _progress):
+def read_footage(plate, job, _cache=None, _progress=None):
     """The decoded plate."""
     from megasam_server.media.decode import solver_size
     from megasam_server.media.frame_store import FrameStore, write_frame_store

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from megasam_server.geometry.camera import CameraPath
 from megasam_server.geometry.trajectory import read_tum
 from truth import TrueClip
 
@@ -35,6 +36,20 @@ class Solution:
     verdict: str
     seconds: float
     reasons: list[str]
+
+    @classmethod
+    def of_cameras(
+        cls, cameras: CameraPath, verdict: str, seconds: float, reasons: list[str]
+    ) -> Solution:
+        """As :func:`read_solution` reads it from the files."""
+        lens = cameras.intrinsics
+        centres = lens.corner_principal_points()
+        lenses = {
+            i: (float(lens.fx[i]), float(lens.fy[i]), *map(float, centres[i]), 0.0)
+            for i in range(len(lens))
+        }
+        poses = dict(enumerate(cameras.world_from_cam))
+        return cls(poses, lenses, verdict, seconds, reasons)
 
     def to_map(self) -> dict:
         """JSON types."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -17,14 +18,16 @@ from megasam_server.geometry.camera import CameraPath, Intrinsics
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.plate import PlateInfo
 from megasam_server.metric_depth.alignment import ClipAlignment
+from megasam_server.tracking.bundle import BundleOptions
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
 from megasam_server.tracking.every_frame import weak_frames_notice
 from megasam_server.tracking.lens_distortion import distortion_notice
-from megasam_server.tracking.path_refinement import RefinedPath
+from megasam_server.tracking.path_refinement import RefinedPath, moving_sightings, refine_path
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.to_plate import MEDIAN_DEPTH, to_plate
+from megasam_server.tracking.tracks import Tracks
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,31 @@ class DensePath:
         focal = np.full(len(world_from_cam), float(result.intrinsics[0]) * plate.width / width)
         lens = Intrinsics.centred(plate.width, plate.height, focal)
         return cls(CameraPath(world_from_cam, lens), tripod)
+
+
+def on_tracks(
+    path: DensePath,
+    result: TrackingResult,
+    tracks: Tracks,
+    frames: FrameStore,
+    focal_given: bool,
+    report: Callable[[float], None],
+) -> RefinedPath | None:
+    """The path as the tracks refine it; None where they cannot.
+
+    Args:
+        path: of ``result``. tracks: everything that was followed in ``frames``.
+        focal_given: it is known and held.
+        report: as for :func:`refine_path`.
+    """
+    size = frames.width, frames.height
+    moving = moving_sightings(tracks, result.static_probability.numpy(), *size)
+    # Where the motion does not show the focal length, the tracks would only make up another.
+    shows_lens = focal_given or result.focal_refined
+    focal = "shared" if shows_lens and not focal_given else "fixed"
+    options = BundleOptions(focal=focal, translate=not path.tripod)
+    cameras = path.cameras.at_resolution(*size)
+    return refine_path(cameras, tracks, moving, options, shows_lens, report)
 
 
 def tracked_solution(

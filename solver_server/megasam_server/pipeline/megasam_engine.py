@@ -36,6 +36,7 @@ from megasam_server.pipeline.dense_solution import (
     DensePath,
     DenseSolution,
     dense_solution,
+    on_tracks,
     refined_solution,
     tracked_solution,
 )
@@ -56,7 +57,6 @@ from megasam_server.pipeline.quality import judge
 from megasam_server.pipeline.solved_shot import SolvedShot
 from megasam_server.pipeline.stage_cache import KEPT, StageCache, key_of
 from megasam_server.pipeline.stage_meter import StageMeter
-from megasam_server.tracking.bundle import BundleOptions
 from megasam_server.tracking.clip_tracks import find_tracks
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames, tracker_intrinsics
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
@@ -65,7 +65,6 @@ from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.read_ahead import ReadAhead
 from megasam_server.tracking.dense_slam.result_file import read_result, write_result
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
-from megasam_server.tracking.path_refinement import moving_sightings, refine_path
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.solution_file import read_solution, write_solution
 from megasam_server.tracking.tracks import Tracks
@@ -309,19 +308,8 @@ class _Solve:
         while not tracks.done():
             go_on()
             wait([tracks], timeout=0.1)
-        found, store = tracks.result(), self.footage.frames
-        # Where the motion does not show the focal length, the tracks would only make up another.
-        shows_lens = given or result.focal_refined
-        refined = refine_path(
-            path.cameras.at_resolution(store.width, store.height),
-            found,
-            moving_sightings(found, result.static_probability.numpy(), store.width, store.height),
-            BundleOptions(
-                focal="shared" if shows_lens and not given else "fixed", translate=not path.tripod
-            ),
-            shows_lens,
-            lambda _: go_on(),
-        )
+        store = self.footage.frames
+        refined = on_tracks(path, result, tracks.result(), store, given, lambda _: go_on())
         if refined is None:
             return None
         solution = tracked_solution(refined, store, self.footage.plate, given)
