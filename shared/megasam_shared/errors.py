@@ -28,4 +28,8 @@ class MegasamError(Exception):
     @classmethod
     def from_map(cls, data: dict) -> MegasamError:
         """Rebuild an error that came over the wire; missing keys become empty strings."""
-        return cls(str(data.get("code", "unknown")), str(data.get("message", "")), str(data.get("hint", "")))
+        return cls(
+            str(data.get("code", "unknown")),
+            str(data.get("message", "")),
+            str(data.get("hint", "")),
+        )

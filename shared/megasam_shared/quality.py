@@ -34,6 +34,16 @@ class FocalProfile:
     interval_px: tuple[float, float]
     observable: bool
 
+    def scaled(self, factor: float) -> FocalProfile:
+        """The same for a picture ``factor`` times as large."""
+        low, high = self.interval_px
+        return FocalProfile(
+            [factor * focal for focal in self.focal_px],
+            [factor * rms for rms in self.rms_px],
+            (factor * low, factor * high),
+            self.observable,
+        )
+
 
 @dataclass(frozen=True)
 class WindowJoin:

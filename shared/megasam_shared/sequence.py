@@ -242,8 +242,7 @@ def _only_sequence(folder: Path, names: list[str], asked: str) -> FileSequence:
     if not found:
         raise MegasamError(
             "plate_not_a_sequence",
-            f"The pictures of {asked} are not numbered as one sequence: "
-            f"{', '.join(names[:3])} ...",
+            f"The pictures of {asked} are not numbered as one sequence: {', '.join(names[:3])} ...",
             "Name them with one running frame number, e.g. plate.1001.exr.",
         )
     if len(found) > 1:

@@ -60,7 +60,8 @@ def rows_of(clip: TrueClip, focals: dict[str, Path]) -> list[Row]:
                 row_of(clip, f"{focal}, dense", Solution.of_cameras(dense.cameras, "-", 0.0, []))
             )
             started = time.monotonic()
-            refined = on_tracks(dense, result, tracks, frames, focal == "known", lambda _: None)
+            lens = "known" if focal == "known" else "shown" if result.focal_refined else "unknown"
+            refined = on_tracks(dense, result, tracks, frames, lens, lambda _: None)
             seconds = followed + time.monotonic() - started
             if refined:
                 found = tracked_solution(refined, frames, plate, focal == "known")

@@ -18,13 +18,17 @@ from megasam_server.geometry.camera import CameraPath, Intrinsics
 from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.plate import PlateInfo
 from megasam_server.metric_depth.alignment import ClipAlignment
-from megasam_server.tracking.bundle import BundleOptions
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
 from megasam_server.tracking.every_frame import weak_frames_notice
 from megasam_server.tracking.lens_distortion import distortion_notice
-from megasam_server.tracking.path_refinement import RefinedPath, moving_sightings, refine_path
+from megasam_server.tracking.path_refinement import (
+    Lens,
+    RefinedPath,
+    moving_sightings,
+    refine_path,
+)
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.to_plate import MEDIAN_DEPTH, to_plate
 from megasam_server.tracking.tracks import Tracks
@@ -88,24 +92,19 @@ def on_tracks(
     result: TrackingResult,
     tracks: Tracks,
     frames: FrameStore,
-    focal_given: bool,
+    lens: Lens,
     report: Callable[[float], None],
 ) -> RefinedPath | None:
     """The path as the tracks refine it; None where they cannot.
 
     Args:
         path: of ``result``. tracks: everything that was followed in ``frames``.
-        focal_given: it is known and held.
-        report: as for :func:`refine_path`.
+        lens, report: as for :func:`refine_path`.
     """
     size = frames.width, frames.height
     moving = moving_sightings(tracks, result.static_probability.numpy(), *size)
-    # Where the motion does not show the focal length, the tracks would only make up another.
-    shows_lens = focal_given or result.focal_refined
-    focal = "shared" if shows_lens and not focal_given else "fixed"
-    options = BundleOptions(focal=focal, translate=not path.tripod)
     cameras = path.cameras.at_resolution(*size)
-    return refine_path(cameras, tracks, moving, options, shows_lens, report)
+    return refine_path(cameras, tracks, moving, path.tripod, lens, report)
 
 
 def tracked_solution(
@@ -119,7 +118,10 @@ def tracked_solution(
         warnings.append(weak_frames_notice(refined.weak, plate.frame_numbers))
     if model.options.distortion:
         warnings.append(distortion_notice(model))
-    solution = to_plate(model, frames, plate, focal_given, None, refined.weak, warnings)
+    profile = refined.focal_profile
+    if profile:
+        profile = profile.scaled(plate.width / frames.width)
+    solution = to_plate(model, frames, plate, focal_given, profile, refined.weak, warnings)
     return replace(
         solution, explained_share=refined.explained_share, per_frame_explained=refined.explained
     )

@@ -65,6 +65,7 @@ from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.read_ahead import ReadAhead
 from megasam_server.tracking.dense_slam.result_file import read_result, write_result
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
+from megasam_server.tracking.path_refinement import Lens
 from megasam_server.tracking.solution import TrackingSolution
 from megasam_server.tracking.solution_file import read_solution, write_solution
 from megasam_server.tracking.tracks import Tracks
@@ -156,7 +157,9 @@ class _Solve:
                     self.job.work_dir / "network_motion_masks.u8",
                 )
                 path = DensePath.of(result, self.footage.plate, self.size[0])
-                with beside(lambda go_on: self._refined(path, result, tracks, go_on)) as refining:
+                with beside(
+                    lambda go_on: self._refined(path, result, scale, tracks, go_on)
+                ) as refining:
                     flows = self._flow(frames, masks)
                     if not wait([refining], timeout=0.5).done:
                         self.progress.update("flow", 1, 1, "adjusting the camera to the tracks")
@@ -169,6 +172,13 @@ class _Solve:
     @property
     def _focal_is_given(self) -> bool:
         return bool(self.given_focal) and not self.job.settings.optimize_focal
+
+    def _lens(self, result: TrackingResult, scale: DepthScale) -> Lens:
+        if self._focal_is_given:
+            return "known"
+        if result.focal_refined:
+            return "shown"
+        return "guessed" if self.given_focal or scale.focal_per_width else "unknown"
 
     # --- the stages
 
@@ -296,20 +306,22 @@ class _Solve:
         self,
         path: DensePath,
         result: TrackingResult,
+        scale: DepthScale,
         tracks: Future[Tracks],
         go_on: Callable[[], None],
     ) -> TrackingSolution | None:
         """The path as the tracks refine it; None where they cannot."""
         given = self._focal_is_given
         file = self.job.work_dir / "refined_track.npz"
-        key = self._key("refined", tracking=self.keys["tracking"], focal_given=given)
+        lens = self._lens(result, scale)
+        key = self._key("refined", tracking=self.keys["tracking"], lens=lens)
         if self.cache.reuse("refined", key, file.parent):
             return read_solution(file)
         while not tracks.done():
             go_on()
             wait([tracks], timeout=0.1)
         store = self.footage.frames
-        refined = on_tracks(path, result, tracks.result(), store, given, lambda _: go_on())
+        refined = on_tracks(path, result, tracks.result(), store, lens, lambda _: go_on())
         if refined is None:
             return None
         solution = tracked_solution(refined, store, self.footage.plate, given)
@@ -437,7 +449,8 @@ class _Solve:
         depth: DepthFile,
     ) -> SolvedShot:
         doubts = []
-        if not self.given_focal and not result.focal_refined:
+        looked_for = solution.tracking.focal_profile is not None
+        if not self.given_focal and not result.focal_refined and not looked_for:
             guess = "a usual lens" if scale.focal_per_width is None else "the depth network's guess"
             doubts.append(
                 f"The motion does not show the focal length, so {guess} was taken: "

@@ -8,9 +8,11 @@ longer. So the dense path is where the adjustment of the corners' tracks begins,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+from megasam_shared.quality import FocalProfile
 
 from megasam_server.geometry.camera import CameraPath
 from megasam_server.tracking.bundle import BundleOptions
@@ -21,6 +23,7 @@ from megasam_server.tracking.every_frame import (
     refine,
     weakly_seen,
 )
+from megasam_server.tracking.focal_profile import profile_focal, thinned
 from megasam_server.tracking.lens_distortion import straightened
 from megasam_server.tracking.reconstruction import Reconstruction
 from megasam_server.tracking.tracks import Tracks, longest_spread
@@ -32,6 +35,12 @@ _MOST_WEAK = 0.5
 _LEAST_FITTING = 0.5
 # On real clips a tenth of it took half as long again and changed nothing.
 _TOLERANCE = 1e-4
+_PROFILE_FRAMES = 40
+_PROFILES = 3
+
+Lens = Literal["known", "shown", "guessed", "unknown"]
+"""What is known of a focal length: it was given; the dense tracker saw it in the motion; a network has guessed
+it from the pictures; or nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +53,22 @@ class RefinedPath:
             neighbours.
         explained: share of everything tracked in a frame that stands still and fits, float64 [N].
         explained_share: the same of the clip.
+        focal_profile: in the model's pixels, where the tracks had to find the focal length.
     """
 
     model: Reconstruction
     weak: np.ndarray
     explained: np.ndarray
     explained_share: float
+    focal_profile: FocalProfile | None
 
 
 def refine_path(
     path: CameraPath,
     tracks: Tracks,
     moving: np.ndarray,
-    options: BundleOptions,
-    may_bend: bool,
+    tripod: bool,
+    lens: Lens,
     report: Callable[[float], None],
 ) -> RefinedPath | None:
     """Adjust all frames together.
@@ -65,15 +76,16 @@ def refine_path(
     Args:
         path: N cameras with square pixels, of the resolution of the tracks.
         tracks: of N frames, movers among them. moving: bool, for each observation.
-        options: what may move besides the poses.
-        may_bend: also look for radial distortion of the lens.
+        tripod: the camera only turns.
+        lens: what to think of the focal length of ``path``.
         report: called with the share that is done, between steps of some seconds.
 
     Returns:
         None where the tracks do not hold the path: too few stand still, or they do not fit it.
     """
-    lens, frames = path.intrinsics, len(path)
-    size = (lens.width, lens.height)
+    frames = len(path)
+    size = (path.intrinsics.width, path.intrinsics.height)
+    options = BundleOptions(focal="shared" if lens == "shown" else "fixed", translate=not tripod)
     still = tracks.select(~moving).with_min_length(min(3, frames))
     chosen = longest_spread(still, _TRACKS_PER_FRAME, *size)
     if not chosen.num_tracks:
@@ -93,9 +105,12 @@ def refine_path(
     model.filter()
     report(0.3)
     refine(model, _TOLERANCE)
-    if may_bend:
-        report(0.6)
+    report(0.6)
+    profile = None
+    if lens in ("known", "shown"):
         model = straightened(model)
+    elif lens == "unknown":
+        profile = _take_likeliest_focal(model, report)
     report(0.9)
     _carry_over(model, path, ~weakly_seen(model) & model.registered)
     place_frames(model, np.setdiff1d(np.arange(frames), joint))
@@ -104,7 +119,27 @@ def refine_path(
         return None
     _carry_over(model, path, ~weak)
     report(1.0)
-    return RefinedPath(model, weak, *_explained(model, tracks, moving))
+    return RefinedPath(model, weak, *_explained(model, tracks, moving), profile)
+
+
+def _take_likeliest_focal(model: Reconstruction, report: Callable[[float], None]) -> FocalProfile:
+    """Move the model to the focal length that fits best. An adjustment alone would not find it: the
+    errors differ by so little that it stops where it starts."""
+    frames = len(model.registered)
+    chosen = range(0, frames, 1 + frames // _PROFILE_FRAMES)
+    for attempt in range(_PROFILES):
+        share = 0.6 + 0.1 * attempt
+        profile, _ = profile_focal(thinned(model, chosen), 1.0, lambda *_, at=share: report(at))
+        best = profile.focal_px[int(np.argmin(profile.rms_px))]
+        ratio = best / float(np.median(model.scene.focal))
+        if abs(ratio - 1) < 1e-6:
+            break
+        # The best may have been the last that was tried, or lie between two of them.
+        model.scene.focal[:] *= ratio
+        if profile.observable:
+            model.options = replace(model.options, focal="shared")
+        model.settle(rounds=1, tolerance=_TOLERANCE)
+    return profile
 
 
 def moving_sightings(

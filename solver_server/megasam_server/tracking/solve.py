@@ -20,7 +20,7 @@ from megasam_server.tracking.every_frame import (
     weak_frames_notice,
     weakly_seen,
 )
-from megasam_server.tracking.focal_profile import profile_focal
+from megasam_server.tracking.focal_profile import profile_focal, thinned
 from megasam_server.tracking.lens_distortion import distortion_notice, straightened
 from megasam_server.tracking.perspective import START_FOCALS, reconstruct
 from megasam_server.tracking.reconstruction import Reconstruction
@@ -32,7 +32,6 @@ from megasam_server.tracking.tripod import set_in_motion, turn
 _MIN_TRACKS = 30
 _THIN = 100
 _FULL = 250
-_PROFILE_POINTS = 1000
 # Shares of the stage's time, for the progress bar.
 _SHARES = {"corners": 0.25, "features": 0.2, "models": 0.3, "every_frame": 0.15, "focal": 0.1}
 
@@ -90,7 +89,7 @@ def solve_cameras(
         if held:
             break
         profile, better = profile_focal(
-            _keyframes_only(full, keyframes),
+            thinned(full, keyframes),
             plate.width / frames.width,
             step.reporter("focal", "testing focal lengths"),
         )
@@ -211,15 +210,6 @@ def _of_keyframes(tracks: Tracks, keyframes: list[int]) -> Tracks:
     """Tracks in the keyframes only, frames numbered 0..K-1."""
     kept = tracks.select(np.isin(tracks.frame, keyframes)).with_min_length(min(3, len(keyframes)))
     return replace(kept, frame=np.searchsorted(keyframes, kept.frame))
-
-
-def _keyframes_only(full: Reconstruction, keyframes: list[int]) -> Reconstruction:
-    """The solved keyframes of a reconstruction of all frames, with the points they see most often."""
-    other = Reconstruction.copy_of(full)
-    other.registered = np.isin(np.arange(len(full.registered)), keyframes)
-    seen = np.bincount(other.seen.point[other.used], minlength=len(other.triangulated))
-    other.triangulated[np.argsort(-seen)[_PROFILE_POINTS:]] = False
-    return other
 
 
 class _Steps:

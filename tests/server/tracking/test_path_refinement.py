@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from megasam_server.geometry.camera import CameraPath, Intrinsics
 from megasam_server.geometry.trajectory import compare
-from megasam_server.tracking.bundle import BundleOptions
 from megasam_server.tracking.path_refinement import RefinedPath, moving_sightings, refine_path
 from megasam_server.tracking.tracks import Tracks, join
 from scipy.spatial.transform import Rotation
@@ -47,11 +46,15 @@ def drifted(path: CameraPath, degrees: float, shift: float, focal: float = 1.0) 
 
 
 def refined(
-    shot: Shot, path: CameraPath, moving: np.ndarray | None = None, **options: object
+    shot: Shot,
+    path: CameraPath,
+    lens: str = "shown",
+    moving: np.ndarray | None = None,
+    tripod: bool = False,
 ) -> RefinedPath | None:
     tracks = shot.tracks()
     moving = np.zeros(len(tracks.track), bool) if moving is None else moving
-    return refine_path(path, tracks, moving, BundleOptions(**options), False, lambda _: None)
+    return refine_path(path, tracks, moving, tripod, lens, lambda _: None)
 
 
 def errors(path: CameraPath, shot: Shot) -> tuple[float, float]:
@@ -85,14 +88,14 @@ def test_drift_of_path_and_lens_is_taken_out(shot):
 
 def test_a_focal_length_that_is_held_stays():
     shot = orbit()
-    found = refined(shot, drifted(true_path(shot), 0.5, 0.02), focal="fixed")
+    found = refined(shot, drifted(true_path(shot), 0.5, 0.02), "known")
     assert (found.model.scene.focal == 600).all()
     assert_within(found, shot, 0.01, 0.01)
 
 
 def test_a_tripod_stays_where_it_stands():
     shot = tripod().with_noise(0.1)
-    found = refined(shot, drifted(true_path(shot), 0.5, 0.0), translate=False)
+    found = refined(shot, drifted(true_path(shot), 0.5, 0.0), "known", tripod=True)
     assert (found.model.scene.translation == 0).all()
     assert rotation_errors_deg(found.model.scene, shot.scene).max() < 0.1
 
@@ -106,8 +109,7 @@ def test_what_moves_is_left_out_and_counts_as_not_explained():
     tracks = join(shot.tracks(), marching.tracks())
     moving = tracks.track >= shot.tracks().num_tracks
     start = drifted(true_path(shot), 1.0, 0.05)
-    options = BundleOptions()
-    found = refine_path(start, tracks, moving, options, False, lambda _: None)
+    found = refine_path(start, tracks, moving, False, "shown", lambda _: None)
     assert_within(found, shot, 0.02, 0.02)
     assert found.explained_share == pytest.approx(1 - moving.mean(), abs=0.02)
 
@@ -127,7 +129,7 @@ def test_a_frame_that_sees_nothing_follows_the_dense_path_between_its_neighbours
 def test_more_frames_than_are_adjusted_at_once(monkeypatch):
     monkeypatch.setattr("megasam_server.tracking.path_refinement.MOST_JOINT_FRAMES", 9)
     shot = orbit(num=26, points=200).with_noise(0.05)
-    found = refined(shot, drifted(true_path(shot), 1.0, 0.05), focal="fixed")
+    found = refined(shot, drifted(true_path(shot), 1.0, 0.05), "known")
     assert_within(found, shot, 0.1, 0.1)
     assert found.model.registered.all() and not found.weak.any()
 
@@ -150,12 +152,23 @@ def test_distortion_is_found_only_where_it_may_be():
     none = np.zeros(len(tracks.track), bool)
     start = drifted(true_path(shot), 0.3, 0.02)
 
-    def k1(may_bend: bool) -> float:
-        found = refine_path(start, tracks, none, BundleOptions(), may_bend, lambda _: None)
-        return found.model.scene.k1
+    def k1(lens: str) -> float:
+        return refine_path(start, tracks, none, False, lens, lambda _: None).model.scene.k1
 
-    assert k1(True) == pytest.approx(-0.1, abs=0.01)
-    assert k1(False) == 0
+    assert k1("shown") == pytest.approx(-0.1, abs=0.01)
+    assert k1("guessed") == 0
+
+
+def test_a_guessed_focal_length_stays_and_an_unknown_one_is_looked_for():
+    shot = orbit().with_noise(0.1)
+    start = drifted(true_path(shot), 0.3, 0.02, focal=1.5)
+    guessed, unknown = (refined(shot, start, lens) for lens in ("guessed", "unknown"))
+    assert (guessed.model.scene.focal == 900).all() and guessed.focal_profile is None
+    assert unknown.model.scene.focal[0] == pytest.approx(600, rel=0.06)
+    profile = unknown.focal_profile
+    assert profile.interval_px[0] < 600 < profile.interval_px[1]
+    assert profile.scaled(2.0).interval_px[0] == pytest.approx(2 * profile.interval_px[0])
+    assert errors(path_of(unknown), shot)[0] < errors(path_of(guessed), shot)[0]
 
 
 def test_observations_move_where_their_cell_does():
@@ -175,4 +188,4 @@ def test_whoever_waits_can_stop_it():
 
     with pytest.raises(InterruptedError):
         none = np.zeros(len(shot.seen.camera), bool)
-        refine_path(true_path(shot), shot.tracks(), none, BundleOptions(), False, stop)
+        refine_path(true_path(shot), shot.tracks(), none, False, "known", stop)
