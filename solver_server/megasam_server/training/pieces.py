@@ -53,6 +53,19 @@ def piece_options(
     return parser
 
 
+def validation_options(description: str, size: tuple[int, int]) -> argparse.ArgumentParser:
+    """The options of a validation by itself; ``size``: default (height, width)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--weights", type=Path, required=True, help="folder of a run")
+    parser.add_argument("--held-out", type=int, default=9, help="lots to validate with")
+    parser.add_argument("--height", type=int, default=size[0])
+    parser.add_argument("--width", type=int, default=size[1])
+    parser.add_argument("--textures", type=int, default=TEXTURES, help="as in training")
+    parser.add_argument("--texture-size", type=int, default=SIZE)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
 def training_device(name: str) -> torch.device:
     """The device of this process, made ready."""
     device = torch.device(name)

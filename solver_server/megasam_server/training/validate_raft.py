@@ -1,13 +1,24 @@
-"""How good weights of RAFT are: on held-out pairs."""
+"""How good weights of RAFT are: on held-out pairs.
+
+python -m megasam_server.training.validate_raft --weights run/
+"""
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
 
 from megasam_server.models.raft import RaftFlow
+from megasam_server.training.checkpoint_files import FINISHED, load_tensors
 from megasam_server.training.flow_pairs import generate
-from megasam_server.training.pieces import HELD_OUT_SEED
+from megasam_server.training.pieces import (
+    HELD_OUT_SEED,
+    held_out_bank,
+    training_device,
+    validation_options,
+)
 from megasam_server.training.texture_bank import TextureBank
 
 ITERATIONS = 24
@@ -47,3 +58,18 @@ def validate(
         figures[f"median_{low}_{high}px"] = some.median().item()
         figures[f"mean_{low}_{high}px"] = some.mean().item()
     return {key: round(value, 4) for key, value in figures.items()}
+
+
+def main() -> None:
+    options = validation_options(__doc__.splitlines()[0], size=(384, 512)).parse_args()
+    device = training_device(options.device)
+    torch.set_float32_matmul_precision("high")  # as at the end of training
+    bank = held_out_bank(options, device, os.cpu_count() or 1)
+    weights = {key: x.float() for key, x in load_tensors(options.weights, FINISHED).items()}
+    size = options.height, options.width
+    for name, value in validate(weights, bank, size, options.held_out).items():
+        print(f"{name:20} {value:9.4f}")
+
+
+if __name__ == "__main__":
+    main()

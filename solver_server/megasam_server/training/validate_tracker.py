@@ -10,7 +10,6 @@ rendered situations.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from megasam_server.training.checkpoint_files import TRACKER, load_tensors
 from megasam_server.training.clips import CELL, film_clips
 from megasam_server.training.pieces import (
     HELD_OUT_SEED,
-    TEXTURES,
     held_out_bank,
     training_device,
+    validation_options,
 )
-from megasam_server.training.texture_bank import SIZE, TextureBank
+from megasam_server.training.texture_bank import TextureBank
 from megasam_server.training.track_clips import (
     TABLE_HEAD,
     generated_take,
@@ -135,17 +134,10 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, required=True, help="folder of a run")
-    parser.add_argument("--held-out", type=int, default=9, help="lots of four clips")
-    parser.add_argument("--height", type=int, default=240)
-    parser.add_argument("--width", type=int, default=320)
-    parser.add_argument("--textures", type=int, default=TEXTURES, help="as in training")
-    parser.add_argument("--texture-size", type=int, default=SIZE)
+    parser = validation_options(__doc__.splitlines()[0], size=(240, 320))
     parser.add_argument("--track", type=int, default=0, help="how many generated clips")
     parser.add_argument("--situations", nargs="*", default=[], choices=list(SITUATIONS))
     parser.add_argument("--frames", type=int, default=24, help="of a tracked clip")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = training_device(options.device)
     bank = held_out_bank(options, device, os.cpu_count() or 1)
