@@ -20,8 +20,8 @@ def straightened(model: Reconstruction) -> Reconstruction:
 
     What a model leaves out counts in full (:meth:`Reconstruction.truncated_cost`). Among many movers, which neither
     explains, that hides a gain; so where both explain many observations, those alone may tell as well: on
-    real clips their cost fell by 1.3 to 3 % where the lens bends, and by 0.3 % at most where it does not. A few
-    hundred points can be made to fit by 2 % with a lens that is none.
+    real clips their cost fell by 1.3 to 3 % where the lens bends, and by 0.3 % at most where it does not. That of
+    1,245 sightings in a rendered clip fell by 2.4 % with a distortion that was not there.
     """
     bent = Reconstruction.copy_of(model)
     bent.options = replace(model.options, distortion=True)

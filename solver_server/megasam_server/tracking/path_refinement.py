@@ -1,8 +1,8 @@
 """A camera path that is nearly right, refined on tracks of points.
 
 The dense tracker sees every cell of 8 x 8 pixels of a reduced picture, and so does not lose its way
-in blur or among movers; but a corner is located ten times as exactly as a cell, and followed for
-longer. So the dense path is where the adjustment of the corners' tracks begins, and says which of them move.
+in blur or among movers; but a corner is located to a part of a pixel, and followed for longer. So the
+dense path is where the adjustment of the corners' tracks begins, and says which of them move.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _PROFILE_FRAMES = 40
 _PROFILES = 3
 
 Lens = Literal["known", "shown", "guessed", "unknown"]
-"""What is known of a focal length: it was given; the dense tracker saw it in the motion; a network has guessed
-it from the pictures; or nothing."""
+"""What is known of a focal length: it was given; the dense tracker saw it in the motion; the artist or a network
+guessed it; or nothing."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def refine_path(
 def _take_likeliest_focal(model: Reconstruction, report: Callable[[float], None]) -> FocalProfile:
     """Move the model to the focal length that fits best. An adjustment alone would not find it: the
     errors differ by so little that it stops where it starts."""
-    frames = len(model.registered)
-    chosen = range(0, frames, 1 + frames // _PROFILE_FRAMES)
+    solved = np.flatnonzero(model.registered)
+    chosen = solved[:: 1 + len(solved) // _PROFILE_FRAMES]
     for attempt in range(_PROFILES):
         share = 0.6 + 0.1 * attempt
         profile, _ = profile_focal(thinned(model, chosen), 1.0, lambda *_, at=share: report(at))

@@ -132,6 +132,10 @@ def test_more_frames_than_are_adjusted_at_once(monkeypatch):
     found = refined(shot, drifted(true_path(shot), 1.0, 0.05), "known")
     assert_within(found, shot, 0.1, 0.1)
     assert found.model.registered.all() and not found.weak.any()
+    # Frames that are not adjusted yet have no say in the focal length.
+    start = drifted(true_path(shot), 1.0, 0.05, focal=1.25)
+    found = refined(shot, start, "unknown")
+    assert found.model.scene.focal[0] == pytest.approx(600, rel=0.06)
 
 
 def test_tracks_that_do_not_hold_the_path_leave_it_alone():
