@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from megasam_server.geometry.camera import CameraPath, Intrinsics
 from megasam_server.geometry.trajectory import compare
+from megasam_server.tracking import focal_profile, path_refinement
 from megasam_server.tracking.path_refinement import RefinedPath, moving_sightings, refine_path
 from megasam_server.tracking.tracks import Tracks, join
 from scipy.spatial.transform import Rotation
@@ -127,15 +128,26 @@ def test_a_frame_that_sees_nothing_follows_the_dense_path_between_its_neighbours
 
 
 def test_more_frames_than_are_adjusted_at_once(monkeypatch):
-    monkeypatch.setattr("megasam_server.tracking.path_refinement.MOST_JOINT_FRAMES", 9)
+    monkeypatch.setattr(path_refinement, "MOST_JOINT_FRAMES", 9)
     shot = orbit(num=26, points=200).with_noise(0.05)
     found = refined(shot, drifted(true_path(shot), 1.0, 0.05), "known")
     assert_within(found, shot, 0.1, 0.1)
     assert found.model.registered.all() and not found.weak.any()
-    # Frames that are not adjusted yet have no say in the focal length.
-    start = drifted(true_path(shot), 1.0, 0.05, focal=1.25)
-    found = refined(shot, start, "unknown")
+
+
+def test_frames_that_are_not_adjusted_yet_have_no_say_in_the_focal_length(monkeypatch):
+    monkeypatch.setattr(path_refinement, "MOST_JOINT_FRAMES", 9)
+    asked: list[set[int]] = []
+
+    def thinned(model, frames):
+        asked.append(set(frames) - set(np.flatnonzero(model.registered)))
+        return focal_profile.thinned(model, frames)
+
+    monkeypatch.setattr(path_refinement, "thinned", thinned)
+    shot = orbit(num=26, points=200).with_noise(0.05)
+    found = refined(shot, drifted(true_path(shot), 1.0, 0.05, focal=1.25), "unknown")
     assert found.model.scene.focal[0] == pytest.approx(600, rel=0.06)
+    assert asked and not any(asked)
 
 
 def test_tracks_that_do_not_hold_the_path_leave_it_alone():
