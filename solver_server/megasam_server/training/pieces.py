@@ -6,6 +6,7 @@ A run is trained in pieces, each of them a process that goes on from the files o
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,10 +68,11 @@ def validation_options(description: str, size: tuple[int, int]) -> argparse.Argu
 
 
 def training_device(name: str) -> torch.device:
-    """The device of this process, made ready."""
+    """The device of this process, made ready; ``torchrun`` gives each process a GPU of its own."""
     device = torch.device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        device = torch.device("cuda", own if device.index is None else device.index)
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
     return device

@@ -2,6 +2,9 @@
 
     python -m megasam_server.training.train_raft --minutes 9 --out run/
     python -m megasam_server.training.train_raft --minutes 9 --out run/ --resume run/ --seed 2
+    torchrun --nproc-per-node 2 -m megasam_server.training.train_raft --minutes 9 --out run/
+
+The last one uses two GPUs; --batch is that of each.
 
 Loss and schedule follow Teed and Deng (2020), section 3.3: L1 on all iterations, weights 0.85^(N-i);
 the learning rate falls linearly over the minutes of the piece, from --lr to --lr-end.
@@ -35,6 +38,7 @@ from megasam_server.training.pieces import (
     working_type,
 )
 from megasam_server.training.recorded_losses import Losses, RecordedLosses
+from megasam_server.training.replicas import Replicas
 from megasam_server.training.validate_raft import validate
 from megasam_server.training.working_copy import WorkingCopy
 
@@ -46,10 +50,11 @@ def main() -> None:
     device = training_device(options.device)
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(options.seed)
+    replicas = Replicas(device)
     started = time.monotonic()
     workers = os.cpu_count() or 1
     bank = training_bank(options, device, workers)
-    unseen = held_out_bank(options, device, workers)
+    unseen = held_out_bank(options, device, workers) if replicas.first else None
     print(f"textures painted in {time.monotonic() - started:.0f} s", flush=True)
     master = raft_large().to(device, memory_format=torch.channels_last)
     # Fused, it skips steps with infinite gradients on the device, and nobody waits for that.
@@ -69,7 +74,7 @@ def main() -> None:
 
     recorded = RecordedLosses(losses, copy, scaler, device)
     size = options.height, options.width
-    seed = options.seed + 10_000_000 + step
+    seed = options.seed + 10_000_000 * (1 + replicas.rank) + step
     batches = stream(bank, seed, options.batch, *size, clips=options.clips, reuse=options.reuse)
 
     def save() -> None:
@@ -78,14 +83,17 @@ def main() -> None:
     clock = Clock(options)
     saving = Saving(clock, save)
     diary = Diary(options, clock)
-    while clock.done < 1:
-        rate = clock.rate(step)
+    while True:
+        done, rate = replicas.agreed(clock.done, clock.rate(step))
+        if done >= 1:
+            break
         for group in optimiser.param_groups:
             group["lr"] = rate
         pairs = next(batches)
         figures = recorded.work_through(
             *(pairs.first, pairs.second, pairs.flow, pairs.valid), plan=options.iterations
         )
+        replicas.average_gradients(master.parameters())
         scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(master.parameters(), CLIP)
         scaler.step(optimiser)
@@ -94,15 +102,19 @@ def main() -> None:
         if master.training:
             copy.hand_over_statistics()
         step += 1
-        follow(average, master, step - first_step)
-        diary.step(step, rate, figures)
-        saving.step()
+        if replicas.first:
+            follow(average, master, step - first_step)
+            diary.step(step, rate, figures)
+            saving.step()
     minutes = clock.minutes
+    replicas.part()
+    if unseen is None:
+        return
     save()
     row = {"step": step, "minutes": round(minutes, 2)}
     row |= validate(average, unseen, size, options.held_out)
     append_row(options.out / "validation.csv", row)
-    print(row, f"{(step - first_step) * options.batch} pairs", flush=True)
+    print(row, f"{(step - first_step) * options.batch * replicas.count} pairs", flush=True)
 
 
 def _options() -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +178,17 @@ def test_two_pieces_of_raft_training(tmp_path):
     assert all(path.stat().st_size < 16 * 2**20 for path in out.iterdir())
     weights = load_tensors(out, FINISHED)
     assert sum(tensor.numel() for tensor in weights.values()) > 5_000_000
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_step_by_the_average_of_all_gradients(tmp_path):
+    script = Path(__file__).with_name("one_replica.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--log-dir", str(tmp_path / "logs")]
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, timeout=120)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(one["average"], other["average"])
+    assert torch.allclose(one["average"], (one["own"] + other["own"]) / 2)
+    assert not one["overflown"].isfinite().any()  # so both skip the step
+    assert one["agreed"] == other["agreed"] == [0.5, 7.0]
+    assert (one["first"], other["first"]) == (True, False)
