@@ -1,4 +1,4 @@
-"""Optical flow of RAFT's weights beside OpenCV's DIS, against exact flow where it is known.
+"""Optical flow of RAFT's weights, plain and refined, beside OpenCV's DIS, against exact flow where it is known.
 
     python tests/benchmarks/flow_accuracy.py WEIGHTS CLIP_FOLDER... [--generated 24]
 
@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 from megasam_server.flow.consistency import round_trip_error
+from megasam_server.flow.sub_pixel import grey, refine_flow
 from megasam_server.geometry.two_view import TwoView, pixel_grid
 from megasam_server.models.raft import RaftFlow
 from megasam_server.training.checkpoint_files import FINISHED, load_tensors
@@ -125,12 +126,17 @@ def dis_flow(pair: Pair) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(flow).permute(2, 0, 1) for flow in flows)
 
 
-def raft_flow(network: RaftFlow, pair: Pair, device: str) -> tuple[Tensor, Tensor]:
-    """Both directions, [2,H,W]."""
-    pictures = torch.from_numpy(np.stack([pair.first, pair.second])).permute(0, 3, 1, 2)
-    features = network.encode(pictures.to(device))
+def raft_flow(network: RaftFlow, pair: Pair, device: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Both directions, [2,H,W], as RAFT leaves it and as the flow stage refines it."""
+    pictures = torch.from_numpy(np.stack([pair.first, pair.second])).permute(0, 3, 1, 2).to(device)
+    features = network.encode(pictures)
     there, back = network.flow_both_ways(features[:1], features[1:], ITERATIONS)
-    return there.full[0].cpu(), back.full[0].cpu()
+    first, second = grey(pictures).split(1)
+    refined = refine_flow(there.full, first, second), refine_flow(back.full, second, first)
+    return {
+        "RAFT": (there.full[0].cpu(), back.full[0].cpu()),
+        "refined": tuple(flow[0].cpu() for flow in refined),
+    }
 
 
 def score(pair: Pair, there: Tensor, back: Tensor) -> dict[str, float]:
@@ -170,18 +176,19 @@ def main() -> None:
         for pair in pairs:
             key = pair.group, pair.step
             figures[*key, "DIS"].append(score(pair, *dis_flow(pair)))
-            figures[*key, "RAFT"].append(score(pair, *raft_flow(network, pair, options.device)))
+            for method, both in raft_flow(network, pair, options.device).items():
+                figures[*key, method].append(score(pair, *both))
 
     measure(generated_pairs(options.generated))
     for clip in find_clips(options.folders) if options.folders else []:
         measure(clip_pairs(clip, options.pairs))
-    print(f"{'clip':28} step method pairs   median     mean  round trip")
+    print(f"{'clip':28} step method  pairs   median     mean  round trip")
     for (group, step, method), found in figures.items():
         means = []
         for name in ("median", "mean", "round_trip"):
             values = [figure[name] for figure in found if name in figure]
             means.append(f"{np.mean(values):8.3f}" if values else "       -")
-        print(f"{group:28} {step:4} {method:6} {len(found):5} {' '.join(means)}")
+        print(f"{group:28} {step:4} {method:7} {len(found):5} {' '.join(means)}")
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ BUILT_IN: tuple[Checkpoint, ...] = (
             "raft/raft_fp16.0.safetensors",
             _MODEL_CARD.format("raft"),
             size=10_539_904,
-            sha256="61c9aadd321c3219eaa5c07d70d88209ad3f488ef9986aa77ab34993c99a2807",
+            sha256="303d72af511378b2c4874956d18de426290f5985a741dbad090d10d1b3f5a49b",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Stage 4 with a network: flow at the steps of MegaSaM, both ways, on disk."""
+"""Stage 4 with a network: flow at the steps of MegaSaM, both ways, to parts of a pixel, on disk."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megasam_server.flow.consistency import consistent, resize_flow
+from megasam_server.flow.consistency import consistent, resize_flow, stays_inside
 from megasam_server.flow.flow_store import FlowStore
+from megasam_server.flow.sub_pixel import grey, refine_flow
 from megasam_server.media.lagging_copies import LaggingCopies
 
 STEPS = (1, 2, 4, 8, 15)
@@ -75,6 +76,7 @@ def compute_network_flow(
     store = FlowStore.create(folder, edges, width, height)
     np.save(_files(folder)[2], store.pairs)
     encoded: dict[int, object] = {}
+    pictures: dict[int, Tensor] = {}  # grey [1,H,W]
     ahead: dict[int, Tensor] = {}  # [2,h,w] flow of the last step from each frame
     back: dict[int, Tensor] = {}
     done = 0
@@ -85,11 +87,13 @@ def compute_network_flow(
         for start in range(0, len(new), chunk_size):
             chunk = new[start : start + chunk_size]
             images = torch.from_numpy(np.stack([image_of(frame) for frame in chunk])).to(device)
-            features = network.encode(images.permute(0, 3, 1, 2))  # of [B,3,H,W]
+            images = images.permute(0, 3, 1, 2)  # [B,3,H,W]
+            features = network.encode(images)
             encoded.update((frame, features[k : k + 1]) for k, frame in enumerate(chunk))
+            pictures.update(zip(chunk, grey(images), strict=True))
         for frame in [f for f in encoded if f < targets[0] - STEPS[-1]]:
             # Nobody comes back to these.
-            for kept in (encoded, ahead, back):
+            for kept in (encoded, pictures, ahead, back):
                 kept.pop(frame, None)
         starts = (None, None)
         if step > STEPS[0]:
@@ -102,7 +106,12 @@ def compute_network_flow(
         forward, backward = network.flow_both_ways(*ends, iterations, *starts)
         ahead.update(zip(sources, forward.low, strict=True))
         back.update(zip(targets, backward.low, strict=True))
-        there, home = (resize_flow(flow.full, height, width) for flow in (forward, backward))
+        looks = [torch.stack([pictures[f] for f in frames]) for frames in (sources, targets)]
+        fine = (
+            refine_flow(forward.full, looks[0], looks[1]),
+            refine_flow(backward.full, looks[1], looks[0]),
+        )
+        there, home = (resize_flow(flow, height, width) for flow in fine)
         # Pair after pair, there and home.
         flow = torch.stack([there, home], 1).flatten(0, 1).half()  # [2B,2,h,w]
         trust = torch.stack([_trusted(there, home), _trusted(home, there)], 1).flatten(0, 1)
@@ -120,11 +129,7 @@ def _trusted(forward: Tensor, backward: Tensor) -> Tensor:
     The reference trusts what leaves the picture by less than a pixel, because outside the way back
     counts as zero; the depths that it is compared with there are zeros, too.
     """
-    height, width = forward.shape[2:]
-    x = torch.arange(width, device=forward.device) + forward[:, 0]  # [B,h,w]
-    y = torch.arange(height, device=forward.device)[:, None] + forward[:, 1]  # [B,h,w]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    return inside & consistent(forward, backward)
+    return stays_inside(forward) & consistent(forward, backward)
 
 
 def open_network_flow(folder: Path, size: tuple[int, int]) -> FlowStore:

@@ -13,6 +13,7 @@ from megasam_server.flow.network_flow import (  # noqa: E402
     open_network_flow,
     step_pairs,
 )
+from megasam_server.flow.sub_pixel import grey, refine_flow  # noqa: E402
 from megasam_server.models.raft import Flow, RaftFeatures, RaftFlow  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -92,8 +93,9 @@ def test_every_pair_once_each_frame_encoded_once_and_starts_from_the_step_before
 
     again = open_network_flow(tmp_path, (WIDTH // 2, HEIGHT // 2))
     for pair, (i, j) in enumerate(flows.pairs.tolist()):
-        np.testing.assert_allclose(again.flow(pair)[0], (j - i) / 2)
-        inside = again.trust(pair)[:, 8:-8]
+        np.testing.assert_allclose(again.flow(pair)[0], (j - i) / 2, rtol=1e-3)
+        # Rounding may carry the first and last line out of the picture.
+        inside = again.trust(pair)[1:-1, 8:-8]
         assert (inside == 1).all()
     # What leaves the picture has no flow back that could confirm it.
     assert (again.trust(0)[:, -1] == 0).all()
@@ -107,8 +109,8 @@ def test_pairs_come_with_the_targets_so_that_few_features_are_alive():
         latest = max(latest, *(j for _, j in pairs))
 
 
-def test_as_the_network_alone_would_say(tmp_path):
-    """RAFT itself, random weights: batches and kept features change nothing."""
+def test_as_each_pair_alone_would_say(tmp_path):
+    """RAFT itself, random weights: batches and what is kept of frames change nothing."""
     torch.manual_seed(0)
     network = RaftFlow()
     pictures = np.random.default_rng(1).integers(0, 256, (3, 128, 136, 3), np.uint8)
@@ -119,8 +121,8 @@ def test_as_the_network_alone_would_say(tmp_path):
     features = network.encode(images)
     one = network.flow(features[[0]], features[[1]], 2)
     two = network.flow(features[[0]], features[[2]], 2, one.low)
-    for pair, expected in (((0, 1), one), ((0, 2), two)):
-        index = flows.pairs.tolist().index(list(pair))
-        np.testing.assert_allclose(
-            flows.flow(index), expected.full[0].numpy(), atol=5e-3, rtol=2e-3
-        )
+    looks = grey(images)
+    for (i, j), found in (((0, 1), one), ((0, 2), two)):
+        expected = refine_flow(found.full, looks[[i]], looks[[j]])[0]
+        index = flows.pairs.tolist().index([i, j])
+        np.testing.assert_allclose(flows.flow(index), expected.numpy(), atol=5e-3, rtol=2e-3)
