@@ -21,6 +21,10 @@ class MegasamError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    def __reduce__(self) -> tuple[type[MegasamError], tuple[str, str, str], dict]:
+        """Between processes of our own it is pickled."""
+        return type(self), (self.code, self.message, self.hint), self.__dict__
+
     def to_map(self) -> dict[str, str]:
         """The error as the map that travels in ``error`` messages and in ``quality.json``."""
         return {"code": self.code, "message": self.message, "hint": self.hint}

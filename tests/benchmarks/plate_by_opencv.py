@@ -45,14 +45,17 @@ def _fundamental_matrix(
     first: np.ndarray, second: np.ndarray, options: SimpleNamespace
 ) -> dict[str, Any] | None:
     """pycolmap's answer of this name, as far as it is used."""
-    matrix, inliers = cv2.findFundamentalMat(
-        first,
-        second,
-        cv2.USAC_DEFAULT,
-        options.max_error,
-        options.confidence,
-        options.max_num_trials,
-    )
+    try:
+        matrix, inliers = cv2.findFundamentalMat(
+            first,
+            second,
+            cv2.USAC_DEFAULT,
+            options.max_error,
+            options.confidence,
+            options.max_num_trials,
+        )
+    except cv2.error:  # what OpenCV has for points without a model, on a flat wall for instance
+        return None
     if matrix is None:
         return None
     inliers = inliers.ravel() > 0

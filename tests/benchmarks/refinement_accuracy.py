@@ -25,12 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 stand_in_for_media()
 
 from engine_accuracy import dense_track_file  # noqa: E402
-from megasam_server.pipeline.dense_solution import (  # noqa: E402
-    DensePath,
-    on_tracks,
-    tracked_solution,
-)
-from megasam_server.tracking.clip_tracks import find_tracks  # noqa: E402
+from megasam_server.pipeline.dense_solution import DensePath  # noqa: E402
+from megasam_server.pipeline.on_tracks import followed, refined_on_tracks  # noqa: E402
 from megasam_server.tracking.dense_slam.result_file import read_result  # noqa: E402
 from megasam_shared.settings import SolveSettings  # noqa: E402
 from report import Row, print_head, print_row, row_of  # noqa: E402
@@ -48,8 +44,8 @@ def rows_of(clip: TrueClip, focals: dict[str, Path]) -> list[Row]:
         footage = read_footage(read_plate(job), job)
         plate, frames = footage.plate, footage.frames
         started = time.monotonic()
-        tracks, _ = find_tracks(frames, None, lambda *_: None)
-        followed = time.monotonic() - started
+        tracks = followed(frames, None)
+        following = time.monotonic() - started
         rows = []
         for focal, file in focals.items():
             result = read_result(file)
@@ -61,10 +57,12 @@ def rows_of(clip: TrueClip, focals: dict[str, Path]) -> list[Row]:
             )
             started = time.monotonic()
             lens = "known" if focal == "known" else "shown" if result.focal_refined else "unknown"
-            refined = on_tracks(dense, result, tracks, frames, lens, lambda _: None)
-            seconds = followed + time.monotonic() - started
-            if refined:
-                found = tracked_solution(refined, frames, plate, focal == "known")
+            static = result.static_probability.numpy()
+            found = refined_on_tracks(
+                dense.cameras, dense.tripod, static, tracks, frames, plate, lens
+            )
+            seconds = following + time.monotonic() - started
+            if found:
                 rows.append(
                     row_of(
                         clip,

@@ -30,14 +30,6 @@ def warp(values: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(values, torch.stack([at_x, at_y], -1), align_corners=True)
 
 
-def stays_inside(flow: Tensor) -> Tensor:
-    """Bool [B,h,w]: p + flow is within the picture; ``flow`` [B,2,h,w], pixels."""
-    height, width = flow.shape[2:]
-    x = torch.arange(width, device=flow.device) + flow[:, 0]  # [B,h,w]
-    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]  # [B,h,w]
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-
-
 def round_trip_error(forward: Tensor, backward: Tensor) -> Tensor:
     """Pixels [B,h,w] by which forward, then backward, miss each source pixel.
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megasam_server.flow.consistency import consistent, resize_flow, stays_inside
+from megasam_server.flow.consistency import consistent, resize_flow
 from megasam_server.flow.flow_store import FlowStore
-from megasam_server.flow.sub_pixel import grey, refine_flow
+from megasam_server.flow.sub_pixel import FlowRefinement, grey
 from megasam_server.media.lagging_copies import LaggingCopies
 
 STEPS = (1, 2, 4, 8, 15)
@@ -79,6 +79,7 @@ def compute_network_flow(
     pictures: dict[int, Tensor] = {}  # grey [1,H,W]
     ahead: dict[int, Tensor] = {}  # [2,h,w] flow of the last step from each frame
     back: dict[int, Tensor] = {}
+    refined = FlowRefinement()
     done = 0
     writer = LaggingCopies(lambda flow, trust: store.append(flow.numpy(), trust.numpy()))
     for step, pairs in batches:
@@ -107,11 +108,10 @@ def compute_network_flow(
         ahead.update(zip(sources, forward.low, strict=True))
         back.update(zip(targets, backward.low, strict=True))
         looks = [torch.stack([pictures[f] for f in frames]) for frames in (sources, targets)]
-        fine = (
-            refine_flow(forward.full, looks[0], looks[1]),
-            refine_flow(backward.full, looks[1], looks[0]),
+        fine = refined(
+            torch.cat([forward.full, backward.full]), torch.cat(looks), torch.cat(looks[::-1])
         )
-        there, home = (resize_flow(flow, height, width) for flow in fine)
+        there, home = resize_flow(fine, height, width).split(len(pairs))
         # Pair after pair, there and home.
         flow = torch.stack([there, home], 1).flatten(0, 1).half()  # [2B,2,h,w]
         trust = torch.stack([_trusted(there, home), _trusted(home, there)], 1).flatten(0, 1)
@@ -129,7 +129,11 @@ def _trusted(forward: Tensor, backward: Tensor) -> Tensor:
     The reference trusts what leaves the picture by less than a pixel, because outside the way back
     counts as zero; the depths that it is compared with there are zeros, too.
     """
-    return stays_inside(forward) & consistent(forward, backward)
+    height, width = forward.shape[2:]
+    x = torch.arange(width, device=forward.device) + forward[:, 0]  # [B,h,w]
+    y = torch.arange(height, device=forward.device)[:, None] + forward[:, 1]  # [B,h,w]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return inside & consistent(forward, backward)
 
 
 def open_network_flow(folder: Path, size: tuple[int, int]) -> FlowStore:

@@ -13,18 +13,15 @@ Shapes: B pairs, H x W pixels, h x w cells of 4 x 4.
 from __future__ import annotations
 
 import torch
-from kornia.color import rgb_to_grayscale
-from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor
 from torch.nn import functional as F
 
-from megasam_server.flow.consistency import stays_inside, warp
+from megasam_server.flow.consistency import warp
+from megasam_server.models.cuda_graph import Replayed
 
 CELL = 4
 ITERATIONS = 3
-_PICTURE_BLUR = (3, 0.85)  # pixels: taps, sigma
-_WINDOW = (11, 2.0)  # cells
-_LIGHT = (11, 2.0)  # cells: brightness may change by as much as is common to those around
+_WINDOW = 5  # cells a side, averaged twice: a standard deviation of 2 cells
 # Squared grey levels a pixel: the contrast below which noise would decide.
 _LEAST_CONTRAST = 4.0
 # Grey levels: what differs by more is occluded, and does not pull harder for that.
@@ -32,11 +29,43 @@ _LARGEST_RESIDUAL = 6.0
 _LARGEST_STEP = 1.0  # pixels an iteration
 _NEIGHBOUR = 4  # pixels
 _ALIKE = 0.8  # pixels
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def grey(pictures: Tensor) -> Tensor:
-    """What :func:`refine_flow` compares: RGB 0-255, uint8 or floating [B,3,H,W] -> float32 [B,1,H,W]."""
-    return _blurred(rgb_to_grayscale(pictures.float()), _PICTURE_BLUR)
+    """What :func:`refine_flow` compares, a little blurred: RGB 0-255, uint8 or floating [B,3,H,W] ->
+    float32 [B,1,H,W]."""
+    luma = torch.tensor(_LUMA, device=pictures.device).view(3, 1, 1)
+    total = (pictures * luma).sum(1, keepdim=True)
+    padded = F.pad(total, (1, 1, 1, 1), mode="replicate")
+    # Means of two and again of two: weights 1 2 1 along both axes.
+    return F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1)
+
+
+class FlowRefinement:
+    """:func:`refine_flow` of one batch after the other. On CUDA those of one shape are one graph of kernels,
+    which takes what the first batch is as room for all that follow."""
+
+    def __init__(self) -> None:
+        self._room: dict[torch.Size, list[Tensor]] = {}
+        self._recorded: dict[torch.Size, Replayed] = {}
+
+    def __call__(self, flow: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """As :func:`refine_flow`; what is returned is written over by the next call."""
+        given, shape = (flow, source, target), flow.shape
+        if not flow.is_cuda:
+            return refine_flow(*given)
+        if shape not in self._room:
+            room = [tensor.clone() for tensor in (*given, flow)]
+
+            def work() -> None:
+                room[3].copy_(refine_flow(*room[:3]))
+
+            self._room[shape], self._recorded[shape] = room, Replayed(work, flow.device)
+        for place, tensor in zip(self._room[shape], given, strict=False):
+            place.copy_(tensor)
+        self._recorded[shape]()
+        return self._room[shape][3]
 
 
 @torch.no_grad()
@@ -44,37 +73,49 @@ def refine_flow(flow: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Flow from ``source`` to ``target`` of B pairs, with errors below a pixel made smaller.
 
     Args:
-        flow: float32 [B,2,H,W], pixels.
-        source, target: from :func:`grey`.
+        flow: float32 [B,2,H,W], pixels; H and W multiples of 4.
+        source, target: from :func:`grey`, of B frames.
     """
-    gradient = spatial_gradient(source)[:, 0]  # [B,2,H,W]
+    gradient = _gradient(source)  # [B,2,H,W]
     x, y = gradient.unbind(1)
     xx, xy, yy = _in_windows(torch.stack([x * x, x * y, y * y], 1)).unbind(1)
     xx, yy = xx + _LEAST_CONTRAST, yy + _LEAST_CONTRAST
-    inverse = torch.stack([yy, -xy, -xy, xx], 1) / (xx * yy - xy * xy)[:, None]  # [B,4,h,w]
+    # Negative: a step leads against the residual.
+    inverse = torch.stack([yy, -xy, -xy, xx], 1) / (xy * xy - xx * yy)[:, None]
+    inverse = inverse.unflatten(1, (2, 2))  # [B,2,2,h,w]
+    seen = torch.cat([target, torch.ones_like(target)], 1)
     flow = _smoothed(flow)
     for _ in range(ITERATIONS):
-        inside = stays_inside(flow)[:, None].float()
-        residual = _without_light((warp(target, flow) - source) * inside, inside)
-        residual = residual.clamp(-_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)
-        pull = _in_windows(gradient * residual).repeat(1, 2, 1, 1)
-        step = -(inverse * pull).unflatten(1, (2, 2)).sum(2)  # [B,2,h,w]
-        step = step / (step.norm(dim=1, keepdim=True) / _LARGEST_STEP).clamp(min=1)
-        flow = flow + _per_pixel(step, flow)
+        arrived, inside = warp(seen, flow).split(1, 1)
+        inside = (inside > 0.999).float()
+        residual = _without_light((arrived - source) * inside, inside)
+        pull = _in_windows(gradient * residual.clamp(-_LARGEST_RESIDUAL, _LARGEST_RESIDUAL))
+        step = (inverse * pull[:, None]).sum(2)  # [B,2,h,w]
+        length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
+        step = step / (length / _LARGEST_STEP).clamp(min=1)
+        flow = flow + _per_pixel(step)
     return flow
 
 
+def _gradient(picture: Tensor) -> Tensor:
+    """Change per pixel along x and y: [B,1,H,W] -> [B,2,H,W]."""
+    padded = F.pad(picture, (1, 1, 1, 1), mode="replicate")
+    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    return torch.cat([across, down], 1) / 2
+
+
 def _without_light(residual: Tensor, inside: Tensor) -> Tensor:
-    """Residuals [B,1,H,W], zero outside, less what all those around have in common."""
-    total, share = (_blurred(_cells(values), _LIGHT) for values in (residual, inside))
-    return (residual - _per_pixel(total / share.clamp(min=1e-3), residual)) * inside
+    """Residuals [B,1,H,W], zero outside, less what all in a window have in common: brightness may change."""
+    total, share = _in_windows(torch.cat([residual, inside], 1)).split(1, 1)
+    return (residual - _per_pixel(total / share.clamp(min=1e-3))) * inside
 
 
 def _smoothed(flow: Tensor) -> Tensor:
     """Mean of each pixel and those of its eight neighbours, 4 pixels away, that move alike."""
     height, width = flow.shape[2:]
     around = F.pad(flow, (_NEIGHBOUR,) * 4, mode="replicate")
-    total, weights = flow, torch.ones_like(flow[:, :1])
+    total, weights = flow.clone(), torch.ones_like(flow[:, :1])
     offsets = (0, _NEIGHBOUR, 2 * _NEIGHBOUR)
     for dy in offsets:
         for dx in offsets:
@@ -82,23 +123,19 @@ def _smoothed(flow: Tensor) -> Tensor:
                 other = around[:, :, dy : dy + height, dx : dx + width]
                 apart = (other - flow).square().sum(1, keepdim=True)
                 weight = torch.exp(apart / (-2 * _ALIKE**2))
-                total, weights = total + weight * other, weights + weight
+                total.addcmul_(weight, other)
+                weights += weight
     return total / weights
 
 
 def _in_windows(values: Tensor) -> Tensor:
-    """Means over the window of each cell: [B,C,H,W] -> [B,C,h,w]."""
-    return _blurred(_cells(values), _WINDOW)
+    """Weighted means over the window of each cell: [B,C,H,W] -> [B,C,h,w]."""
+    values = F.avg_pool2d(values, CELL)
+    for _ in range(2):
+        values = F.avg_pool2d(values, _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
+    return values
 
 
-def _cells(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, CELL)
-
-
-def _per_pixel(values: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(values, like.shape[2:], mode="bilinear", align_corners=False)
-
-
-def _blurred(values: Tensor, kernel: tuple[int, float]) -> Tensor:
-    taps, sigma = kernel
-    return gaussian_blur2d(values, (taps, taps), (sigma, sigma), border_type="replicate")
+def _per_pixel(values: Tensor) -> Tensor:
+    """[B,C,h,w] -> [B,C,H,W], bilinear."""
+    return F.interpolate(values, scale_factor=CELL, mode="bilinear", align_corners=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,23 +14,13 @@ from megasam_server.flow.flow_store import FlowStore
 from megasam_server.flow.reprojection import DenseTrack, reprojection, static_points
 from megasam_server.geometry import se3
 from megasam_server.geometry.camera import CameraPath, Intrinsics
-from megasam_server.media.frame_store import FrameStore
 from megasam_server.media.plate import PlateInfo
 from megasam_server.metric_depth.alignment import ClipAlignment
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames
 from megasam_server.tracking.dense_slam.options import TrackerOptions
 from megasam_server.tracking.dense_slam.tracker import TrackingResult
-from megasam_server.tracking.every_frame import weak_frames_notice
-from megasam_server.tracking.lens_distortion import distortion_notice
-from megasam_server.tracking.path_refinement import (
-    Lens,
-    RefinedPath,
-    moving_sightings,
-    refine_path,
-)
 from megasam_server.tracking.solution import TrackingSolution
-from megasam_server.tracking.to_plate import MEDIAN_DEPTH, to_plate
-from megasam_server.tracking.tracks import Tracks
+from megasam_server.tracking.to_plate import MEDIAN_DEPTH
 
 
 @dataclass(frozen=True)
@@ -85,46 +74,6 @@ class DensePath:
         focal = np.full(len(world_from_cam), float(result.intrinsics[0]) * plate.width / width)
         lens = Intrinsics.centred(plate.width, plate.height, focal)
         return cls(CameraPath(world_from_cam, lens), tripod)
-
-
-def on_tracks(
-    path: DensePath,
-    result: TrackingResult,
-    tracks: Tracks,
-    frames: FrameStore,
-    lens: Lens,
-    report: Callable[[float], None],
-) -> RefinedPath | None:
-    """The path as the tracks refine it; None where they cannot.
-
-    Args:
-        path: of ``result``. tracks: everything that was followed in ``frames``.
-        lens, report: as for :func:`refine_path`.
-    """
-    size = frames.width, frames.height
-    moving = moving_sightings(tracks, result.static_probability.numpy(), *size)
-    cameras = path.cameras.at_resolution(*size)
-    return refine_path(cameras, tracks, moving, path.tripod, lens, report)
-
-
-def tracked_solution(
-    refined: RefinedPath, frames: FrameStore, plate: PlateInfo, focal_given: bool
-) -> TrackingSolution:
-    """The path as the tracks have refined it, and how well they fit; ``frames`` are those that the
-    tracks are in."""
-    model = refined.model
-    warnings = []
-    if refined.weak.any():
-        warnings.append(weak_frames_notice(refined.weak, plate.frame_numbers))
-    if model.options.distortion:
-        warnings.append(distortion_notice(model))
-    profile = refined.focal_profile
-    if profile:
-        profile = profile.scaled(plate.width / frames.width)
-    solution = to_plate(model, frames, plate, focal_given, profile, refined.weak, warnings)
-    return replace(
-        solution, explained_share=refined.explained_share, per_frame_explained=refined.explained
-    )
 
 
 def refined_solution(

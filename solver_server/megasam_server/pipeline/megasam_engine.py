@@ -9,6 +9,7 @@ refines on them the path that the tracking stage found.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
@@ -31,14 +32,12 @@ from megasam_server.metric_depth.stage import (
 )
 from megasam_server.models.device_memory import free_on
 from megasam_server.mono_depth.stage import estimate_disparity, open_disparity
-from megasam_server.pipeline.beside import beside
+from megasam_server.pipeline.beside import Beside, WorkLost
 from megasam_server.pipeline.dense_solution import (
     DensePath,
     DenseSolution,
     dense_solution,
-    on_tracks,
     refined_solution,
-    tracked_solution,
 )
 from megasam_server.pipeline.engines import EngineChoice
 from megasam_server.pipeline.fallback import USUAL_FOCAL_PER_WIDTH
@@ -46,6 +45,7 @@ from megasam_server.pipeline.footage import Footage
 from megasam_server.pipeline.job import SolveJob
 from megasam_server.pipeline.memory_plan import LEAST_CVD_RESOLUTION
 from megasam_server.pipeline.networks import Networks
+from megasam_server.pipeline.on_tracks import followed, refined_on_tracks
 from megasam_server.pipeline.out_of_memory import (
     Reductions,
     skippable,
@@ -57,7 +57,6 @@ from megasam_server.pipeline.quality import judge
 from megasam_server.pipeline.solved_shot import SolvedShot
 from megasam_server.pipeline.stage_cache import KEPT, StageCache, key_of
 from megasam_server.pipeline.stage_meter import StageMeter
-from megasam_server.tracking.clip_tracks import find_tracks
 from megasam_server.tracking.dense_slam.clip_frames import ClipFrames, tracker_intrinsics
 from megasam_server.tracking.dense_slam.frame_size import MULTIPLE, FrameSize
 from megasam_server.tracking.dense_slam.joined_windows import track_clip
@@ -88,6 +87,16 @@ _NO_GPU = Notice(
     "There is no CUDA GPU: the networks ran on the processor, which takes tens of seconds a frame.",
     "Solve on a machine with a GPU, or with the classical engine.",
 )
+
+
+_NOT_REFINED = Notice(
+    "not_refined",
+    "The process that adjusts the camera to tracks of points has ended before its time, most likely because "
+    "the machine ran out of memory. The camera is that of the networks alone.",
+    "Solve again with less beside it, or with more memory.",
+)
+
+_log = logging.getLogger(__name__)
 
 
 def solve_megasam(
@@ -135,7 +144,8 @@ class _Solve:
     def shot(self, choice: EngineChoice) -> SolvedShot:
         if self.networks.device.type == "cpu":
             self.notices.append(_NO_GPU)
-        with beside(self._find_tracks) as tracks:
+        with Beside() as processor:
+            tracks = processor.submit(followed, self.footage.frames, self.footage.user_masks)
             with self.meter.stage("mono_depth"):
                 disparities = self._mono_depth()
             with self.meter.stage("metric_depth"):
@@ -157,13 +167,11 @@ class _Solve:
                     self.job.work_dir / "network_motion_masks.u8",
                 )
                 path = DensePath.of(result, self.footage.plate, self.size[0])
-                with beside(
-                    lambda go_on: self._refined(path, result, scale, tracks, go_on)
-                ) as refining:
-                    flows = self._flow(frames, masks)
-                    if not wait([refining], timeout=0.5).done:
-                        self.progress.update("flow", 1, 1, "adjusting the camera to the tracks")
-                    refined = refining.result()
+                refining = self._refining(
+                    path, result, self._lens(result, scale), tracks, processor
+                )
+                flows = self._flow(frames, masks)
+                refined = self._refined(refining)
                 solution = self._solution(path, refined, result, frames, flows, scale)
         with self.meter.stage("video_depth"):
             depth = self._video_depth(frames, solution, flows)
@@ -298,36 +306,53 @@ class _Solve:
         self.cache.keep("tracking", key, [path])
         return result
 
-    def _find_tracks(self, go_on: Callable[[], None]) -> Tracks:
-        tracks, _ = find_tracks(self.footage.frames, self.footage.user_masks, lambda *_: go_on())
-        return tracks
-
-    def _refined(
+    def _refining(
         self,
         path: DensePath,
         result: TrackingResult,
-        scale: DepthScale,
+        lens: Lens,
         tracks: Future[Tracks],
-        go_on: Callable[[], None],
-    ) -> TrackingSolution | None:
-        """The path as the tracks refine it; None where they cannot."""
-        given = self._focal_is_given
-        file = self.job.work_dir / "refined_track.npz"
-        lens = self._lens(result, scale)
-        key = self._key("refined", tracking=self.keys["tracking"], lens=lens)
-        if self.cache.reuse("refined", key, file.parent):
+        processor: Beside,
+    ) -> TrackingSolution | Future[TrackingSolution | None]:
+        """The path as the tracks refine it: kept from an earlier solve, or on its way."""
+        file = self._refined_file
+        if self.cache.reuse(
+            "refined", self._key("refined", tracking=self.keys["tracking"], lens=lens), file.parent
+        ):
             return read_solution(file)
-        while not tracks.done():
-            go_on()
-            wait([tracks], timeout=0.1)
-        store = self.footage.frames
-        refined = on_tracks(path, result, tracks.result(), store, lens, lambda _: go_on())
-        if refined is None:
+        return processor.submit(
+            refined_on_tracks,
+            path.cameras,
+            path.tripod,
+            result.static_probability.numpy(),
+            tracks,
+            self.footage.frames,
+            self.footage.plate,
+            lens,
+        )
+
+    def _refined(
+        self, refining: TrackingSolution | Future[TrackingSolution | None]
+    ) -> TrackingSolution | None:
+        """The refined path; None where the tracks do not hold it."""
+        if isinstance(refining, TrackingSolution):
+            return refining
+        if not wait([refining], timeout=0.5).done:
+            self.progress.update("flow", 1, 1, "adjusting the camera to the tracks")
+        try:
+            solution = refining.result()
+        except WorkLost as lost:
+            _log.warning("the path is not refined: %s", lost)
+            self.notices.append(_NOT_REFINED)
             return None
-        solution = tracked_solution(refined, store, self.footage.plate, given)
-        write_solution(file, solution)
-        self.cache.keep("refined", key, [file])
+        if solution:
+            write_solution(self._refined_file, solution)
+            self.cache.keep("refined", self.keys["refined"], [self._refined_file])
         return solution
+
+    @property
+    def _refined_file(self) -> Path:
+        return self.job.work_dir / "refined_track.npz"
 
     def _solution(
         self,

@@ -7,7 +7,6 @@ dense path is where the adjustment of the corners' tracks begins, and says which
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -69,7 +68,6 @@ def refine_path(
     moving: np.ndarray,
     tripod: bool,
     lens: Lens,
-    report: Callable[[float], None],
 ) -> RefinedPath | None:
     """Adjust all frames together.
 
@@ -78,7 +76,6 @@ def refine_path(
         tracks: of N frames, movers among them. moving: bool, for each observation.
         tripod: the camera only turns.
         lens: what to think of the focal length of ``path``.
-        report: called with the share that is done, between steps of some seconds.
 
     Returns:
         None where the tracks do not hold the path: too few stand still, or they do not fit it.
@@ -94,8 +91,7 @@ def refine_path(
     joint = np.unique(np.linspace(0, frames - 1, min(frames, MOST_JOINT_FRAMES)).astype(int))
     model.registered[joint] = True
     model.extend_points()
-    for done, bound in enumerate(_OUTLIER_PX):
-        report(0.1 * done)
+    for bound in _OUTLIER_PX:
         model.outlier_px = bound
         model.filter()
         model.extend_points()
@@ -103,33 +99,28 @@ def refine_path(
             return None
         model.adjust(loss_px=bound / 3, iterations=6, tolerance=1e-2)
     model.filter()
-    report(0.3)
     refine(model, _TOLERANCE)
-    report(0.6)
     profile = None
     if lens in ("known", "shown"):
         model = straightened(model)
     elif lens == "unknown":
-        profile = _take_likeliest_focal(model, report)
-    report(0.9)
+        profile = _take_likeliest_focal(model)
     _carry_over(model, path, ~weakly_seen(model) & model.registered)
     place_frames(model, np.setdiff1d(np.arange(frames), joint))
     weak = weakly_seen(model)
     if weak.mean() > _MOST_WEAK or model.used.mean() < _LEAST_FITTING:
         return None
     _carry_over(model, path, ~weak)
-    report(1.0)
     return RefinedPath(model, weak, *_explained(model, tracks, moving), profile)
 
 
-def _take_likeliest_focal(model: Reconstruction, report: Callable[[float], None]) -> FocalProfile:
+def _take_likeliest_focal(model: Reconstruction) -> FocalProfile:
     """Move the model to the focal length that fits best. An adjustment alone would not find it: the
     errors differ by so little that it stops where it starts."""
     solved = np.flatnonzero(model.registered)
     chosen = solved[:: 1 + len(solved) // _PROFILE_FRAMES]
-    for attempt in range(_PROFILES):
-        share = 0.6 + 0.1 * attempt
-        profile, _ = profile_focal(thinned(model, chosen), 1.0, lambda *_, at=share: report(at))
+    for _ in range(_PROFILES):
+        profile, _ = profile_focal(thinned(model, chosen), 1.0, lambda *_: None)
         best = profile.focal_px[int(np.argmin(profile.rms_px))]
         ratio = best / float(np.median(model.scene.focal))
         if abs(ratio - 1) < 1e-6:

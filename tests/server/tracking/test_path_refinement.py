@@ -55,7 +55,7 @@ def refined(
 ) -> RefinedPath | None:
     tracks = shot.tracks()
     moving = np.zeros(len(tracks.track), bool) if moving is None else moving
-    return refine_path(path, tracks, moving, tripod, lens, lambda _: None)
+    return refine_path(path, tracks, moving, tripod, lens)
 
 
 def errors(path: CameraPath, shot: Shot) -> tuple[float, float]:
@@ -110,7 +110,7 @@ def test_what_moves_is_left_out_and_counts_as_not_explained():
     tracks = join(shot.tracks(), marching.tracks())
     moving = tracks.track >= shot.tracks().num_tracks
     start = drifted(true_path(shot), 1.0, 0.05)
-    found = refine_path(start, tracks, moving, False, "shown", lambda _: None)
+    found = refine_path(start, tracks, moving, False, "shown")
     assert_within(found, shot, 0.02, 0.02)
     assert found.explained_share == pytest.approx(1 - moving.mean(), abs=0.02)
 
@@ -169,7 +169,7 @@ def test_distortion_is_found_only_where_it_may_be():
     start = drifted(true_path(shot), 0.3, 0.02)
 
     def k1(lens: str) -> float:
-        return refine_path(start, tracks, none, False, lens, lambda _: None).model.scene.k1
+        return refine_path(start, tracks, none, False, lens).model.scene.k1
 
     assert k1("shown") == pytest.approx(-0.1, abs=0.01)
     assert k1("guessed") == 0
@@ -194,14 +194,3 @@ def test_observations_move_where_their_cell_does():
     tracks = Tracks(np.arange(4), np.array([0, 1, 1, 1]), xy, 4)
     moving = moving_sightings(tracks, static, WIDTH, HEIGHT)
     assert moving.tolist() == [False, False, True, False]
-
-
-def test_whoever_waits_can_stop_it():
-    shot = orbit()
-
-    def stop(_share: float) -> None:
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        none = np.zeros(len(shot.seen.camera), bool)
-        refine_path(true_path(shot), shot.tracks(), none, False, "known", stop)
