@@ -8,15 +8,17 @@ All else is the product's own :func:`megasam_server.pipeline.run.run_job`.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import cv2
-import numpy as np
 
+_STAND_INS = str(Path(__file__).parent / "stand_ins")
 FIRST_FRAME = 1001
 FPS = 24.0
 # What modules of the solver import, and what a solve of frames that are there does not use.
@@ -34,32 +36,14 @@ def stand_in_for_media() -> list[str]:
     """
     missing = [name for name in _MEDIA if not _is_installed(name)]
     for name in missing:
-        sys.modules[name] = MagicMock()  # enough to be imported
+        if name != "pycolmap":
+            sys.modules[name] = MagicMock()  # enough to be imported
     if "pycolmap" in missing:
-        sys.modules["pycolmap"].RANSACOptions = SimpleNamespace
-        sys.modules["pycolmap"].estimate_fundamental_matrix = _fundamental_matrix
+        # Also in the process beside the networks.
+        sys.path.insert(0, _STAND_INS)
+        already = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join([_STAND_INS, *filter(None, already)])
     return missing
-
-
-def _fundamental_matrix(
-    first: np.ndarray, second: np.ndarray, options: SimpleNamespace
-) -> dict[str, Any] | None:
-    """pycolmap's answer of this name, as far as it is used."""
-    try:
-        matrix, inliers = cv2.findFundamentalMat(
-            first,
-            second,
-            cv2.USAC_DEFAULT,
-            options.max_error,
-            options.confidence,
-            options.max_num_trials,
-        )
-    except cv2.error:  # what OpenCV has for points without a model, on a flat wall for instance
-        return None
-    if matrix is None:
-        return None
-    inliers = inliers.ravel() > 0
-    return {"num_inliers": int(inliers.sum()), "inlier_mask": inliers}
 
 
 def read_with_opencv(deliver: Callable[[Any], None] | None = None) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 
 import cv2
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from megasam_server.pipeline.beside import Beside  # noqa: E402
+from megasam_server.pipeline.on_tracks import refined_on_tracks  # noqa: E402
 from megasam_server.pipeline.progress import SilentProgress  # noqa: E402
 from megasam_shared.errors import MegasamError  # noqa: E402
 from megasam_shared.extrinsics import validate_extrinsics  # noqa: E402
@@ -108,6 +113,23 @@ def test_without_depth_networks_the_path_is_found_and_the_status_says_so(
     assert "without a depth prior" in solved.result["status"]
     assert not solved.quality["scale_is_metric"]
     assert set(watching.skipped) == {"mono_depth", "metric_depth"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_solve_outlives_the_process_that_adjusts_to_tracks(walk, tmp_path, monkeypatch):
+    submit = Beside.submit
+
+    def submit_and_kill(self, function, *args):
+        if function is refined_on_tracks:
+            self.submit(os.kill, self.submit(os.getpid), signal.SIGKILL)
+        return submit(self, function, *args)
+
+    monkeypatch.setattr(Beside, "submit", submit_and_kill)
+    solved = solve(walk, DoubleNetworks(all_doubles(walk)), tmp_path / "a", monkeypatch)
+    assert solved.errors.rotation_max_deg < 0.2
+    assert "refined" not in solved.result["extrinsics"]["solving_method"]
+    (notice,) = (w for w in solved.result["warnings"] if w["code"] == "not_refined")
+    assert "ran out of memory" in notice["message"]
 
 
 def test_a_focal_length_that_is_known_is_held_and_told_to_the_depth_network(
