@@ -43,29 +43,39 @@ def grey(pictures: Tensor) -> Tensor:
 
 
 class FlowRefinement:
-    """:func:`refine_flow` of one batch after the other. On CUDA those of one shape are one graph of kernels,
-    which takes what the first batch is as room for all that follow."""
+    """:func:`refine_flow` of one batch after the other. On CUDA batches of a shape that comes again are one
+    graph of kernels."""
 
     def __init__(self) -> None:
-        self._room: dict[torch.Size, list[Tensor]] = {}
-        self._recorded: dict[torch.Size, Replayed] = {}
+        self._seen: set[torch.Size] = set()
+        self._recorded: dict[torch.Size, _Recorded] = {}
 
     def __call__(self, flow: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """As :func:`refine_flow`; what is returned is written over by the next call."""
-        given, shape = (flow, source, target), flow.shape
-        if not flow.is_cuda:
-            return refine_flow(*given)
-        if shape not in self._room:
-            room = [tensor.clone() for tensor in (*given, flow)]
+        """As :func:`refine_flow`; what is returned may be written over by the next call."""
+        shape = flow.shape
+        if not flow.is_cuda or shape not in self._seen:
+            self._seen.add(shape)
+            return refine_flow(flow, source, target)
+        if shape not in self._recorded:
+            self._recorded[shape] = _Recorded(flow, source, target)
+        return self._recorded[shape](flow, source, target)
 
-            def work() -> None:
-                room[3].copy_(refine_flow(*room[:3]))
 
-            self._room[shape], self._recorded[shape] = room, Replayed(work, flow.device)
-        for place, tensor in zip(self._room[shape], given, strict=False):
+class _Recorded:
+    """For batches of one shape; takes room for them, and for the answer."""
+
+    def __init__(self, *given: Tensor) -> None:
+        self._room = [tensor.clone() for tensor in given]
+        self._answer = torch.empty_like(given[0])
+        self._work = Replayed(
+            lambda: self._answer.copy_(refine_flow(*self._room)), self._answer.device
+        )
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        for place, tensor in zip(self._room, given, strict=True):
             place.copy_(tensor)
-        self._recorded[shape]()
-        return self._room[shape][3]
+        self._work()
+        return self._answer
 
 
 @torch.no_grad()
