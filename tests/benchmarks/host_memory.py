@@ -5,10 +5,11 @@
 
 A process of its own for each number of frames imports what a worker imports while it waits ("idle"),
 then torch, makes a first tensor on the GPU where there is one ("ready"), and solves a plate
-with networks of random weights loaded from checkpoint files. It is watched from outside, fifty times
-a second. Columns: most resident memory of the phase, MiB; the same above the idle worker; how much
-of that was anonymous (the process's own) and how much pages of files, which the system takes back when
-others need the room. Then the most of all stages for each number of frames, and the ratio.
+with networks of random weights loaded from checkpoint files. It is watched from outside, with the process
+that follows corners beside it, fifty times a second. Columns: most resident memory of the phase, MiB;
+the same above the idle worker; how much of that was anonymous (the processes' own) and how much pages
+of files, which the system takes back when others need the room. Then the most of all stages for each
+number of frames, and the ratio.
 
 The camera pans over a painted wall. With random weights the track means nothing, but every frame becomes a
 keyframe: the most memory that there can be. ``--set`` takes JSON, e.g. ``--set
@@ -38,6 +39,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 from plate_by_opencv import FIRST_FRAME, read_with_opencv, stand_in_for_media
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,18 +56,27 @@ _DEPTH = {
 
 @dataclass
 class Memory:
-    """MiB: resident, and the part of it that is the process's own."""
+    """MiB: resident, and the part of it that is the processes' own."""
 
     resident: float = 0.0
     anonymous: float = 0.0
 
     @classmethod
     def of(cls, pid: int) -> Memory:
-        fields = dict(
-            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-        )
-        resident, files = (int(fields[key].split()[0]) / 1024 for key in ("VmRSS", "RssFile"))
-        return cls(resident, resident - files)
+        """Of a process and those that it has started; files that several have in memory count for each."""
+        total = cls()
+        for process in (
+            pid,
+            *(child.pid for child in psutil.Process(pid).children(recursive=True)),
+        ):
+            fields = dict(
+                line.split(":", 1)
+                for line in Path(f"/proc/{process}/status").read_text().splitlines()
+            )
+            resident, files = (int(fields[key].split()[0]) / 1024 for key in ("VmRSS", "RssFile"))
+            total.resident += resident
+            total.anonymous += resident - files
+        return total
 
 
 # --- the worker
@@ -164,8 +175,8 @@ def watched(order: dict, checkpoints: Path) -> tuple[dict[str, Memory], str]:
             while not over.wait(WATCH_SECONDS):
                 try:
                     now = Memory.of(worker.pid)
-                except (OSError, KeyError):  # it has ended
-                    return
+                except (OSError, KeyError, psutil.Error):  # one of them has just ended
+                    continue
                 seen = most.setdefault(phase, Memory())
                 if now.resident > seen.resident:
                     seen.resident, seen.anonymous = now.resident, now.anonymous
