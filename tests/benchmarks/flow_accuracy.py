@@ -1,4 +1,4 @@
-"""Optical flow of RAFT's weights, plain and refined, beside OpenCV's DIS, against exact flow where it is known.
+"""Optical flow of RAFT's weights and of the flow stage beside OpenCV's DIS, against exact flow where it is known.
 
     python tests/benchmarks/flow_accuracy.py WEIGHTS CLIP_FOLDER... [--generated 24]
 
@@ -6,6 +6,9 @@ WEIGHTS: a folder with ``raft_fp16.*.safetensors`` of training, or such a file. 
 with ``poses.txt`` and ``camera.json``, or folders of them. Where a clip has depth (``depth/``: .npy
 metres of a rendered clip, or 16-bit .png), flow is compared with what depth and poses induce on
 static pixels; every clip is scored by its round trips. ``--generated``: held-out training pairs.
+
+Methods: DIS; RAFT, from the two pictures alone; stage, as the engine computes it, from shorter steps to longer ones
+and refined to parts of a pixel.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,8 @@ import cv2
 import numpy as np
 import torch
 from megasam_server.flow.consistency import round_trip_error
+from megasam_server.flow.network_flow import ITERATIONS, start_from
+from megasam_server.flow.network_flow import STEPS as STAGE_STEPS
 from megasam_server.flow.sub_pixel import grey, refine_flow
 from megasam_server.geometry.two_view import TwoView, pixel_grid
 from megasam_server.models.raft import RaftFlow
@@ -33,19 +38,29 @@ from torch import Tensor
 from truth import TrueClip, find_clips
 
 STEPS = (1, 4, 8, 15)
-ITERATIONS = 22
 WITHIN_PX = 1.0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures, uint8 RGB [H,W,3]; exact flow float32 [H,W,2], not a number where unknown."""
+    """Two pictures of a clip.
+
+    Attributes:
+        step: frames between them.
+        picture: number of frames after the first -> uint8 RGB [H,W,3]; without a clip of the ends alone.
+        in_clip: those between can be asked for as well.
+        truth: exact flow float32 [H,W,2], not a number where unknown.
+    """
 
     group: str
     step: int
-    first: np.ndarray
-    second: np.ndarray
+    picture: Callable[[int], np.ndarray]
+    in_clip: bool
     truth: np.ndarray | None
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.picture(0), self.picture(self.step)
 
 
 def induced_flow(clip: TrueClip, i: int, j: int) -> np.ndarray | None:
@@ -94,8 +109,13 @@ def clip_pairs(clip: TrueClip, count: int) -> Iterator[Pair]:
         starts = [f for f in with_depth or range(len(clip.frames)) if f + step < len(clip.frames)]
         chosen = sorted({starts[k] for k in np.linspace(0, len(starts) - 1, count).astype(int)})
         for i in chosen:
-            pictures = [_picture(clip.frames[k]) for k in (i, i + step)]
-            yield Pair(clip.name, step, *pictures, induced_flow(clip, i, i + step))
+            yield Pair(
+                clip.name,
+                step,
+                lambda later, first=i: _picture(clip.frames[first + later]),
+                True,
+                induced_flow(clip, i, i + step),
+            )
 
 
 def generated_pairs(count: int) -> Iterator[Pair]:
@@ -106,9 +126,15 @@ def generated_pairs(count: int) -> Iterator[Pair]:
         for k in range(6):
             flow = pairs.flow[k].permute(1, 2, 0).numpy().copy()
             flow[~pairs.valid[k].numpy()] = np.nan
-            first, second = (x[k].permute(1, 2, 0).numpy() for x in (pairs.first, pairs.second))
             step = 2 if k in (1, 4) else 1
-            yield Pair("generated", step, first, second, flow)
+            ends = {0: pairs.first[k], step: pairs.second[k]}
+            yield Pair(
+                "generated",
+                step,
+                lambda later, ends=ends: ends[later].permute(1, 2, 0).numpy(),
+                False,
+                flow,
+            )
 
 
 def _picture(path: Path) -> np.ndarray:
@@ -121,21 +147,41 @@ def _picture(path: Path) -> np.ndarray:
 def dis_flow(pair: Pair) -> tuple[Tensor, Tensor]:
     """Both directions, [2,H,W]."""
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in (pair.first, pair.second)]
+    grey = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in pair.ends]
     flows = dis.calc(*grey, None), dis.calc(*grey[::-1], None)
     return tuple(torch.from_numpy(flow).permute(2, 0, 1) for flow in flows)
 
 
 def raft_flow(network: RaftFlow, pair: Pair, device: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Both directions, [2,H,W], as RAFT leaves it and as the flow stage refines it."""
-    pictures = torch.from_numpy(np.stack([pair.first, pair.second])).permute(0, 3, 1, 2).to(device)
-    features = network.encode(pictures)
-    there, back = network.flow_both_ways(features[:1], features[1:], ITERATIONS)
-    first, second = grey(pictures).split(1)
-    refined = refine_flow(there.full, first, second), refine_flow(back.full, second, first)
+    """Both directions, [2,H,W]: as RAFT finds it from the two pictures alone, and as the flow stage does,
+    which starts from shorter steps and refines what comes out."""
+    tensors = {}
+    features = {}
+
+    def encoded(later: int):
+        if later not in features:
+            picture = torch.from_numpy(pair.picture(later)).permute(2, 0, 1)[None]
+            tensors[later] = picture.to(device)
+            features[later] = network.encode(tensors[later])
+        return features[later]
+
+    last = pair.step
+    alone = [
+        network.flow(encoded(a), encoded(b), ITERATIONS).full for a, b in ((0, last), (last, 0))
+    ]
+    there = back = None
+    for step in [s for s in STAGE_STEPS if s <= last] if pair.in_clip else [last]:
+        ends = (0, step), (last, last - step)
+        starts = [flow and start_from(flow.low, step) for flow in (there, back)]
+        there, back = (
+            network.flow(encoded(a), encoded(b), ITERATIONS, start)
+            for (a, b), start in zip(ends, starts, strict=True)
+        )
+    first, second = (grey(tensors[later]) for later in (0, last))
+    staged = refine_flow(there.full, first, second), refine_flow(back.full, second, first)
     return {
-        "RAFT": (there.full[0].cpu(), back.full[0].cpu()),
-        "refined": tuple(flow[0].cpu() for flow in refined),
+        method: tuple(flow[0].cpu() for flow in both)
+        for method, both in (("RAFT", alone), ("stage", staged))
     }
 
 
@@ -144,7 +190,7 @@ def score(pair: Pair, there: Tensor, back: Tensor) -> dict[str, float]:
     around = round_trip_error(there[None], back[None])
     figures = {"round_trip": (around < WITHIN_PX).float().mean().item()}
     if pair.truth is not None:
-        height, width = pair.first.shape[:2]
+        height, width = there.shape[1:]
         error = np.linalg.norm(
             there.permute(1, 2, 0).numpy() - pair.truth[:height, :width], axis=-1
         )

@@ -11,6 +11,7 @@ from megasam_server.flow.network_flow import (  # noqa: E402
     STEPS,
     compute_network_flow,
     open_network_flow,
+    start_from,
     step_pairs,
 )
 from megasam_server.flow.sub_pixel import grey, refine_flow  # noqa: E402
@@ -26,7 +27,7 @@ class Script:
     def __init__(self, most: int) -> None:
         self.most, self.batches = most, 0
         self.encoded: list[int] = []
-        self.started: dict[tuple[int, int], float | None] = {}
+        self.started: dict[tuple[int, int], int | None] = {}
 
     def encode(self, images):
         assert len(images) <= self.most
@@ -46,9 +47,9 @@ class Script:
         lows, fulls = [], []
         for row in range(len(source.fmap)):
             i, j = int(source.fmap[row]), int(target.fmap[row])
-            self.started[i, j] = None if init is None else int(init[row, 0, 0, 0])
-            # Says in 1/8 pixels to which frame it leads, and in pixels by how many frames.
-            lows.append(torch.full((2, HEIGHT // 8, WIDTH // 8), float(j)))
+            self.started[i, j] = None if init is None else round(float(100 * init[row, 0, 0, 0]))
+            # Says in 1/800 pixels to which frame it leads, and in pixels by how many frames.
+            lows.append(torch.full((2, HEIGHT // 8, WIDTH // 8), j / 100))
             fulls.append(torch.tensor([float(j - i), 0.0])[:, None, None].expand(2, HEIGHT, WIDTH))
         return Flow(torch.stack(lows), torch.stack(fulls))
 
@@ -100,6 +101,15 @@ def test_every_pair_once_each_frame_encoded_once_and_starts_from_the_step_before
     # What leaves the picture has no flow back that could confirm it.
     assert (again.trust(0)[:, -1] == 0).all()
     assert (again.trust(1)[:, 0] == 0).all()
+
+
+def test_only_far_motion_starts_where_the_shorter_step_points_to():
+    flow = torch.zeros(3, 2, 6, 8)
+    flow[0, 0], flow[1, 1] = 3.0, -10.0  # 24 and 80 pixels
+    flow[2, 0, :3, :7] = 50.0  # far, but the smaller part
+    start = start_from(flow, 15)
+    assert torch.equal(start[[0, 2]], flow[[0, 2]])
+    assert torch.allclose(start[1], flow[1] * 15 / 8)
 
 
 def test_pairs_come_with_the_targets_so_that_few_features_are_alive():
