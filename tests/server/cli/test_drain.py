@@ -10,7 +10,7 @@ import time
 import pytest
 from megasam_shared.client import SolverClient
 from megasam_shared.errors import MegasamError
-from megasam_shared.protocol import Error, JobChanged
+from megasam_shared.protocol import Error, JobChanged, Progress
 from megasam_shared.settings import SolveSettings
 
 from tests.server.cli.serve_process import MEGASAM, StagedJob, environment, serving
@@ -24,8 +24,9 @@ def test_job_in_a_kept_stage_is_queued_again_at_its_end_and_the_next_server_goes
         client.connect(10)
         job = StagedJob(tmp_path, client, "running")
         waiting = StagedJob(tmp_path, client, "waiting")
-        job.wait_until_in("plate")
-        client.poll()
+        # The server has to know: a job that has not begun is queued again at once.
+        while not any(isinstance(e, Progress) and e.stage == "plate" for e in client.poll()):
+            time.sleep(0.02)
         server.signal(signal.SIGTERM)
         heard = []
         while not any(isinstance(event, Error) for event in heard):
