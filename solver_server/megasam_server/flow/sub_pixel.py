@@ -35,9 +35,9 @@ _LUMA = (0.299, 0.587, 0.114)
 def grey(pictures: Tensor) -> Tensor:
     """What :func:`refine_flow` compares, a little blurred: RGB 0-255, uint8 or floating [B,3,H,W] ->
     float32 [B,1,H,W]."""
-    luma = torch.tensor(_LUMA, device=pictures.device).view(3, 1, 1)
-    total = (pictures * luma).sum(1, keepdim=True)
-    padded = F.pad(total, (1, 1, 1, 1), mode="replicate")
+    # Weights as plain numbers: a tensor of them would be copied to the device each time.
+    luma = sum(weight * channel for weight, channel in zip(_LUMA, pictures.unbind(1), strict=True))
+    padded = F.pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
     # Means of two and again of two: weights 1 2 1 along both axes.
     return F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1)
 
